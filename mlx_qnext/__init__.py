@@ -1,0 +1,1 @@
+"""qnext: Qwen3-Next on MLX."""

@@ -1,0 +1,1 @@
+"""What a timeline remembers: keys and values, recurrent states, one position."""

@@ -1,0 +1,79 @@
+"""What a running generation tells its front ends: plain scalars and text, never an array.
+
+A stream is any number of `PrefillProgress`, `TokensEmitted` and `Notice`, then exactly one `Finished`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal, TypeAlias
+
+from mlx_qnext.transcript import Segment
+
+FinishReason = Literal["stop", "length", "cancelled"]
+
+
+@dataclass(frozen=True)
+class PrefillProgress:
+    """`done_tokens` of the prompt's `total_tokens` are in the cache; the first `cached_tokens` of them were there before."""
+
+    done_tokens: int
+    total_tokens: int
+    cached_tokens: int
+
+
+@dataclass(frozen=True)
+class TokensEmitted:
+    """One verified group of tokens, and the text that became certain with it.
+
+    `segments` may be empty: a character or a marker can still be incomplete, and then comes with a later group.
+    """
+
+    token_ids: tuple[int, ...]
+    segments: tuple[Segment, ...]
+
+
+@dataclass(frozen=True)
+class Notice:
+    """Something the user should know and need not act on: a fallback taken, a limit met. One sentence."""
+
+    message: str
+
+
+@dataclass(frozen=True)
+class GenerationStats:
+    """Counts and speeds of one answer.
+
+    Attributes:
+        prompt_tokens: tokens of the rendered prompt, the cached ones included.
+        cached_tokens: of these, how many were taken from the session's cache instead of being read again.
+        completion_tokens: tokens sampled, the stop token included.
+        ttft_ms: from the request to the first sampled token.
+        prefill_tps: uncached prompt tokens per second of prefill.
+        decode_tps: sampled tokens after the first, per second after the first; 0 when there is one token or none.
+    """
+
+    prompt_tokens: int
+    cached_tokens: int
+    completion_tokens: int
+    ttft_ms: float
+    prefill_tps: float
+    decode_tps: float
+
+
+@dataclass(frozen=True)
+class Finished:
+    """The answer is complete.
+
+    `text` is the answer, `thinking` the thought without its markers, `tool_calls` the bodies of `<tool_call>` blocks
+    when the request offered tools. `reason` is `stop` (the model ended, or a stop string came), `length` or `cancelled`.
+    """
+
+    reason: FinishReason
+    text: str
+    thinking: str
+    tool_calls: tuple[str, ...]
+    stats: GenerationStats
+
+
+Event: TypeAlias = PrefillProgress | TokensEmitted | Notice | Finished

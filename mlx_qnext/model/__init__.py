@@ -1,0 +1,1 @@
+"""The network, read as its architecture diagram."""

@@ -1,0 +1,1 @@
+"""Checkpoints to local quantised weights."""
