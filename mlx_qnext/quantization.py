@@ -26,10 +26,6 @@ class Precision:
     bits: int
     group_size: int
 
-    def inputs(self, packed_columns: int) -> int:
-        """How many weights a row of `packed_columns` uint32 words holds."""
-        return packed_columns * 32 // self.bits
-
     def check_packing(self, module: str, weight: tuple[int, ...], scales: tuple[int, ...]) -> None:
         """Returns where the shapes of the packed uint32 `weight` [..., out, in · bits / 32] and of its
         `scales` [..., out, in / group_size] fit this precision.
@@ -37,8 +33,8 @@ class Precision:
         Raises:
             CheckpointError: they do not.
         """
-        bits_per_row = scales[-1] * self.group_size * self.bits if len(scales) >= 2 else -1
-        if weight[:-1] != scales[:-1] or weight[-1:] != (bits_per_row // 32,):
+        words = tuple(groups * self.group_size * self.bits // 32 for groups in scales[-1:])
+        if len(scales) < 2 or weight != (*scales[:-1], *words):
             raise CheckpointError(
                 f"{module} is packed as weight {list(weight)} with scales {list(scales)}, which is not the "
                 f"{self.bits} bits in groups of {self.group_size} that config.json names: {REMEDY}."
