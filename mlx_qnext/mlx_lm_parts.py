@@ -1,7 +1,8 @@
 """The pieces of mlx-lm that the engine stands on, imported without mlx-lm's own start-up.
 
-`import mlx_lm` runs a package `__init__` that imports transformers and takes seconds; the modules used here need neither. They are
-imported under a bare parent package, which is removed again: a later `import mlx_lm` runs in full and shares these very classes.
+`import mlx_lm` runs a package `__init__` that imports transformers and takes seconds; the modules used here need neither.
+They are imported under a bare parent package, which is removed again: a later `import mlx_lm` runs in full and shares these
+very classes.
 """
 
 from __future__ import annotations

@@ -1,0 +1,73 @@
+"""One mutable timeline over an engine: each request continues it as far as the new prompt shares its past."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from mlx_qnext.cache.hybrid import HybridCache
+from mlx_qnext.errors import ContextLengthError, UsageError
+from mlx_qnext.generate.answer import Answer
+from mlx_qnext.generate.events import Event
+from mlx_qnext.generate.request import GenerationConfig
+from mlx_qnext.generate.run import Run
+from mlx_qnext.generate.sampler import Sampler
+from mlx_qnext.generate.sampling import Sampling
+from mlx_qnext.generate.stopwatch import Stopwatch
+from mlx_qnext.generate.timeline import Timeline
+from mlx_qnext.transcript import Transcript
+
+if TYPE_CHECKING:
+    from mlx_qnext.generate.engine import Engine
+
+Message = Mapping[str, Any]
+
+
+class Session:
+    """A conversation's memory. One request runs at a time; `cancel` may come from any thread."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+        self._timeline = Timeline(HybridCache(engine.model.make_cache()))
+        self._cancelled = threading.Event()
+
+    def generate(
+        self,
+        messages: Sequence[Message],
+        config: GenerationConfig | None = None,
+        tools: Sequence[Mapping[str, Any]] | None = None,
+    ) -> Iterator[Event]:
+        """Answer the messages: events, the last of them `Finished`.
+
+        Arguments are checked here; the work happens as the iterator is read. Leaving it early, or `cancel`, leaves a session
+        that holds what was read and said so far, and that goes on from there.
+
+        Raises:
+            UsageError: no messages. TokenizerError: the template fails on them.
+            ContextLengthError: the prompt leaves no room for an answer.
+        """
+        watch = Stopwatch()
+        config = config or GenerationConfig()
+        if not messages:
+            raise UsageError("There is nothing to answer: give at least one message.")
+        tokenizer = self._engine.tokenizer
+        prompt = tokenizer.prompt(messages, tools, config.thinking)
+        room = self._engine.config.max_position_embeddings - len(prompt.token_ids)
+        if room < 1:
+            raise ContextLengthError(
+                f"The prompt has {len(prompt.token_ids)} tokens and the model's context holds "
+                f"{self._engine.config.max_position_embeddings}: shorten the prompt by at least {1 - room}."
+            )
+        self._cancelled.clear()
+        limit = min(room, config.max_tokens or room)
+        answer = Answer(tokenizer, Transcript(prompt.opens_thinking, bool(tools)), config.stop, limit)
+        sampling = Sampling.settle(config, self._engine.defaults)
+        sampler = Sampler(sampling, self._engine.config.vocab_size, prompt.token_ids, config.seed)
+        return Run(
+            self._engine.model, self._timeline, prompt, answer, sampler, self._cancelled, watch
+        ).events()
+
+    def cancel(self) -> None:
+        """Make the running request end after the step at hand, with reason `cancelled`."""
+        self._cancelled.set()

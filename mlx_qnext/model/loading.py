@@ -1,0 +1,171 @@
+"""From a checkpoint folder to a model: which tensor becomes which part.
+
+Parts are read and fused one layer at a time, so that the peak above the model's own size is one layer's weights.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TypeVar
+
+import mlx.core as mx
+from mlx import nn
+from mlx.utils import tree_flatten
+
+from mlx_qnext.checkpoint import Checkpoint
+from mlx_qnext.config import ModelConfig
+from mlx_qnext.errors import CheckpointError
+from mlx_qnext.model.attention import Attention
+from mlx_qnext.model.gated_delta_net import GatedDeltaNet
+from mlx_qnext.model.layers import AttentionLayer, FeedForward, RecurrentLayer
+from mlx_qnext.model.linear import Embedding, Linear
+from mlx_qnext.model.moe import Mlp, SparseMoe
+from mlx_qnext.model.mtp import MtpHead
+from mlx_qnext.model.qwen3_next import Model
+from mlx_qnext.model.trunk import Trunk
+from mlx_qnext.model.weights import Weights
+from mlx_qnext.ops.matrix import Matrix
+
+LayerProgress = Callable[[int, int], None]
+M = TypeVar("M", bound=nn.Module)
+
+
+def load_model(folder: Path | str, on_layer: LayerProgress | None = None) -> tuple[Model, ModelConfig]:
+    """The model in `folder`, its weights in memory, and its configuration; no tokenizer is needed.
+
+    `on_layer(done, total)` is called as layers arrive.
+
+    Raises:
+        CheckpointError: files missing, damaged or contradicting each other.
+        UnsupportedModelError: another kind of model.
+    """
+    return build_model(Checkpoint.open(Path(folder)), on_layer)
+
+
+def build_model(checkpoint: Checkpoint, on_layer: LayerProgress | None = None) -> tuple[Model, ModelConfig]:
+    """As `load_model`, for a checkpoint that is open."""
+    config = ModelConfig.from_dict(checkpoint.config)
+    weights = Weights(checkpoint, config.rms_norm_eps)
+    builder = _Builder(config, weights)
+
+    embed_tokens = Embedding(weights.matrix("model.embed_tokens", config.vocab_size, config.hidden_size))
+    layers: list[AttentionLayer | RecurrentLayer] = []
+    for index in range(config.num_hidden_layers):
+        layers.append(_evaluated(builder.layer(index)))
+        if on_layer is not None:
+            on_layer(index + 1, config.num_hidden_layers)
+    trunk = Trunk(embed_tokens, layers, weights.norm("model.norm", config.hidden_size))
+    head = None if config.tie_word_embeddings else Linear(builder.lm_head())
+    mtp = builder.mtp(embed_tokens) if checkpoint.has_mtp else None
+    _refuse_remaining(weights.remaining())
+    return _evaluated(Model(config, trunk, head, mtp)), config
+
+
+class _Builder:
+    """Names and shapes of a layer's tensors, as the checkpoints spell them."""
+
+    def __init__(self, config: ModelConfig, weights: Weights) -> None:
+        self.config, self.weights = config, weights
+
+    def layer(self, index: int) -> AttentionLayer | RecurrentLayer:
+        path = f"model.layers.{index}"
+        if self.config.is_recurrent(index):
+            return self._recurrent_layer(path, sparse=self.config.is_sparse(index))
+        return self._attention_layer(path, sparse=self.config.is_sparse(index))
+
+    def lm_head(self) -> Matrix:
+        return self.weights.matrix("lm_head", self.config.vocab_size, self.config.hidden_size)
+
+    def mtp(self, embed_tokens: Embedding) -> MtpHead:
+        width = self.config.hidden_size
+        sparse = not self.weights.has("mtp.layers.0.mlp.gate_proj.weight")
+        return MtpHead(
+            embed_tokens,
+            self.weights.norm("mtp.pre_fc_norm_embedding", width),
+            self.weights.norm("mtp.pre_fc_norm_hidden", width),
+            Linear(self.weights.matrix("mtp.fc", width, 2 * width)),
+            self._attention_layer("mtp.layers.0", sparse=sparse),
+            self.weights.norm("mtp.norm", width),
+        )
+
+    def _recurrent_layer(self, path: str, *, sparse: bool) -> RecurrentLayer:
+        return RecurrentLayer(
+            self.weights.norm(f"{path}.input_layernorm", self.config.hidden_size),
+            self._gated_delta_net(f"{path}.linear_attn"),
+            self.weights.norm(f"{path}.post_attention_layernorm", self.config.hidden_size),
+            self._feed_forward(f"{path}.mlp", sparse=sparse),
+        )
+
+    def _attention_layer(self, path: str, *, sparse: bool) -> AttentionLayer:
+        return AttentionLayer(
+            self.weights.norm(f"{path}.input_layernorm", self.config.hidden_size),
+            self._attention(f"{path}.self_attn"),
+            self.weights.norm(f"{path}.post_attention_layernorm", self.config.hidden_size),
+            self._feed_forward(f"{path}.mlp", sparse=sparse),
+        )
+
+    def _gated_delta_net(self, path: str) -> GatedDeltaNet:
+        c, w = self.config, self.weights
+        keys, values, heads = c.linear_key_dim, c.linear_value_dim, c.linear_num_value_heads
+        return GatedDeltaNet(
+            c,
+            w.matrix(f"{path}.in_proj_qkvz", 2 * keys + 2 * values, c.hidden_size),
+            w.matrix(f"{path}.in_proj_ba", 2 * heads, c.hidden_size),
+            w.convolution(f"{path}.conv1d", c.linear_conv_dim, c.linear_conv_kernel_dim),
+            w.vector(f"{path}.A_log", heads),
+            w.vector(f"{path}.dt_bias", heads),
+            w.norm(f"{path}.norm", c.linear_value_head_dim, zero_centred=False),
+            w.matrix(f"{path}.out_proj", c.hidden_size, values),
+        )
+
+    def _attention(self, path: str) -> Attention:
+        c, w, bias = self.config, self.weights, self.config.attention_bias
+        queries, keys = c.num_attention_heads * c.head_dim, c.num_key_value_heads * c.head_dim
+        return Attention(
+            c,
+            w.matrix(f"{path}.q_proj", 2 * queries, c.hidden_size, bias=bias),
+            w.matrix(f"{path}.k_proj", keys, c.hidden_size, bias=bias),
+            w.matrix(f"{path}.v_proj", keys, c.hidden_size, bias=bias),
+            w.matrix(f"{path}.o_proj", c.hidden_size, queries, bias=bias),
+            w.norm(f"{path}.q_norm", c.head_dim),
+            w.norm(f"{path}.k_norm", c.head_dim),
+        )
+
+    def _feed_forward(self, path: str, *, sparse: bool) -> FeedForward:
+        c, w = self.config, self.weights
+        if not sparse:
+            return Mlp(*self._swiglu(path, c.intermediate_size))
+        return SparseMoe(
+            w.matrix(f"{path}.gate", c.num_experts, c.hidden_size),
+            w.matrix(f"{path}.shared_expert_gate", 1, c.hidden_size),
+            self._experts(path),
+            self._swiglu(f"{path}.shared_expert", c.shared_expert_intermediate_size),
+            top_k=c.num_experts_per_tok,
+            normalise=c.norm_topk_prob,
+        )
+
+    def _swiglu(self, path: str, inner: int) -> tuple[Matrix, Matrix, Matrix]:
+        width = self.config.hidden_size
+        gate, up = (self.weights.matrix(f"{path}.{name}_proj", inner, width) for name in ("gate", "up"))
+        return gate, up, self.weights.matrix(f"{path}.down_proj", width, inner)
+
+    def _experts(self, path: str) -> tuple[Matrix, Matrix, Matrix]:
+        c, w = self.config, self.weights
+        inner, width, count = c.moe_intermediate_size, c.hidden_size, c.num_experts
+        gate, up = (w.experts(path, f"{name}_proj", count, inner, width) for name in ("gate", "up"))
+        return gate, up, w.experts(path, "down_proj", count, width, inner)
+
+
+def _evaluated(module: M) -> M:
+    mx.eval([array for _, array in tree_flatten(module.parameters())])
+    return module
+
+
+def _refuse_remaining(names: list[str]) -> None:
+    unknown = [name for name in names if not name.endswith("rotary_emb.inv_freq")]
+    if unknown:
+        raise CheckpointError(
+            f"The checkpoint holds {len(unknown)} tensors that its config.json does not describe, {unknown[0]} among "
+            "them: config.json and the weights are not of one model; download it again."
+        )

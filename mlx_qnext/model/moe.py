@@ -1,0 +1,118 @@
+"""The feed-forward half of a layer: 512 experts of which each token visits a few, plus one that every token visits.
+
+The shared expert stands in the experts' own stack, as one expert more, wherever it is stored alike: then a token's whole
+feed-forward is three products (router, gate and up, down).
+"""
+
+from __future__ import annotations
+
+import mlx.core as mx
+from mlx import nn
+
+from mlx_qnext.model.linear import ExpertLinear, Linear, Projection
+from mlx_qnext.ops.elementwise import gated, swiglu, weighted
+from mlx_qnext.ops.matrix import Matrix, join, matches
+
+# Fewer routed rows than this are looked up as they come; more are sorted first, so that an expert's weights are read once.
+_SORT_FROM_ROWS = 64
+
+
+class Mlp(nn.Module):
+    """A dense gated feed-forward (SwiGLU): gate and up are one product."""
+
+    def __init__(self, gate: Matrix, up: Matrix, down: Matrix) -> None:
+        super().__init__()
+        self.gate_up = Projection([gate, up])
+        self.down = Linear(down)
+
+    def __call__(self, x: mx.array) -> mx.array:
+        """`[…, D] → […, D]`."""
+        gate, up = mx.split(self.gate_up(x), 2, axis=-1)
+        return self.down(swiglu(gate, up))
+
+
+class Experts(nn.Module):
+    """A stack of gated feed-forwards; every token names the ones it visits."""
+
+    def __init__(self, gate: Matrix, up: Matrix, down: Matrix) -> None:
+        super().__init__()
+        parts = [join([gate, up], axis=-2)] if matches(gate, up) else [gate, up]
+        self.gate_up = [ExpertLinear(part) for part in parts]
+        self.down = ExpertLinear(down)
+
+    def __call__(self, x: mx.array, experts: mx.array) -> mx.array:
+        """`x` `[B, T, D]`, `experts` `[B, T, K]` → each visit's output `[B, T, K, D]`."""
+        B, T, K = experts.shape
+        if experts.size < _SORT_FROM_ROWS:
+            return self._visit(x[:, :, None, None], experts, in_order=False)[..., 0, :]
+        flat = experts.flatten()
+        order = mx.argsort(flat)
+        rows = x.flatten(0, 1)[order // K][:, None]
+        y = self._visit(rows, flat[order], in_order=True)[:, 0]
+        return mx.unflatten(y[mx.argsort(order)], 0, (B, T, K))
+
+    def _visit(self, x: mx.array, experts: mx.array, *, in_order: bool) -> mx.array:
+        halves = [part(x, experts, in_order=in_order) for part in self.gate_up]
+        gate, up = mx.split(halves[0], 2, axis=-1) if len(halves) == 1 else halves
+        return self.down(swiglu(gate, up), experts, in_order=in_order)
+
+
+class SparseMoe(nn.Module):
+    """Router, experts and shared expert (`Qwen3NextSparseMoeBlock` of transformers).
+
+    Args:
+        router: `[E, D]`. shared_gate: `[1, D]`.
+        experts, shared: gate, up and down, of the stack `[E, …]` and of the shared expert.
+        top_k: experts a token visits. normalise: whether their weights are rescaled to sum to 1.
+    """
+
+    def __init__(
+        self,
+        router: Matrix,
+        shared_gate: Matrix,
+        experts: tuple[Matrix, Matrix, Matrix],
+        shared: tuple[Matrix, Matrix, Matrix],
+        *,
+        top_k: int,
+        normalise: bool,
+    ) -> None:
+        super().__init__()
+        self.num_experts, self.top_k, self.normalise = router.rows, top_k, normalise
+        self.router = Projection([router, shared_gate])
+        if all(_stackable(stack, one) for stack, one in zip(experts, shared, strict=True)):
+            gate, up, down = (join([s, _as_stack(o)], axis=0) for s, o in zip(experts, shared, strict=True))
+            self.experts, self.shared = Experts(gate, up, down), None
+        else:
+            self.experts, self.shared = Experts(*experts), Mlp(*shared)
+
+    def __call__(self, x: mx.array) -> mx.array:
+        """`[B, T, D] → [B, T, D]`."""
+        logits = self.router(x)
+        experts, weights = self._route(logits[..., : self.num_experts].astype(mx.float32))
+        shared_logit = logits[..., self.num_experts :]
+        if self.shared is not None:
+            y = weighted(self.experts(x, experts), weights).sum(axis=-2).astype(x.dtype)
+            return y + gated(self.shared(x), shared_logit)
+        shared_id = mx.full((*experts.shape[:-1], 1), self.num_experts, dtype=experts.dtype)
+        experts = mx.concatenate([experts, shared_id], axis=-1)
+        weights = mx.concatenate([weights, mx.sigmoid(shared_logit.astype(mx.float32))], axis=-1)
+        return weighted(self.experts(x, experts), weights).sum(axis=-2).astype(x.dtype)
+
+    def _route(self, logits: mx.array) -> tuple[mx.array, mx.array]:
+        """The `top_k` experts of each token and their softmax weights, `[B, T, K]`, in no particular order.
+
+        Softmax over the chosen logits is softmax over all of them, rescaled to sum to 1.
+        """
+        experts = mx.argpartition(logits, kth=-self.top_k, axis=-1)[..., -self.top_k :]
+        chosen = mx.take_along_axis(logits, experts, axis=-1)
+        if self.normalise:
+            return experts, mx.softmax(chosen, axis=-1)
+        return experts, mx.exp(chosen - mx.logsumexp(logits, axis=-1, keepdims=True))
+
+
+def _as_stack(matrix: Matrix) -> Matrix:
+    return matrix.map(lambda x: x[None])
+
+
+def _stackable(stack: Matrix, one: Matrix) -> bool:
+    return matches(stack, one) and stack.rows == one.rows
