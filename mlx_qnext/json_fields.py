@@ -18,10 +18,14 @@ from mlx_qnext.errors import CheckpointError
 MAX_JSON_BYTES = 64 * 1024 * 1024
 REMEDY = "download the model again or choose another one"
 
+# Wide enough for the longest tensor name.
+_REPR = reprlib.Repr()
+_REPR.maxstring = 100
+
 
 def shown(value: object) -> str:
     """A value as an error message shows it: short, on one line, printable on any terminal."""
-    return reprlib.repr(value).encode("ascii", "backslashreplace").decode()
+    return _REPR.repr(value).encode("ascii", "backslashreplace").decode()
 
 
 def read_json_object(path: Path) -> dict[str, object]:

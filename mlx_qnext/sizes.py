@@ -71,14 +71,16 @@ def count_parameters(checkpoint: Checkpoint, config: ModelConfig) -> Parameters:
 
 
 def precisions_by_part(checkpoint: Checkpoint) -> dict[Part, tuple[str, ...]]:
-    """How each part's matrices are stored, as `4-bit g64` or `bf16`, the most bytes first.
+    """How each part's matrices are stored, as `4-bit g64` or `bf16`, the most bytes first; convolutions, which
+    are never quantised, are left out.
 
     Raises:
         CheckpointError: a quantised module's shapes contradict its precision.
     """
     sizes: dict[Part, dict[str, int]] = {part: {} for part in PARTS}
     for tensor in checkpoint.tensors.values():
-        if tensor.name.endswith(".weight") and len(tensor.shape) > 1:
+        is_matrix = tensor.name.endswith(".weight") and len(tensor.shape) > 1
+        if is_matrix and not tensor.name.endswith(".conv1d.weight"):
             label, part = _precision_label(checkpoint, tensor), sizes[part_of(tensor.name)]
             part[label] = part.get(label, 0) + tensor.nbytes
     return {part: tuple(sorted(labels, key=lambda label: -labels[label])) for part, labels in sizes.items()}
