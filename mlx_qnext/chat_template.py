@@ -44,9 +44,10 @@ class ChatTemplate:
             TokenizerError: the template is not valid Jinja, refuses or fails on these variables, or tries to leave
                 the sandbox; or a variable is not made of JSON's types.
         """
-        plain = {name: _plain(value) for name, value in variables.items()}
         try:
-            return self._compiled.render(plain)
+            return self._compiled.render({name: _plain(value) for name, value in variables.items()})
+        except TokenizerError:
+            raise
         except TemplateSyntaxError as error:
             raise TokenizerError(
                 f"The chat template is not valid Jinja (line {error.lineno}: {_one_line(error)}): replace "

@@ -19,6 +19,8 @@ from mlx_qnext.detokenizer import Detokenizer, detokenizer_for
 from mlx_qnext.errors import TokenizerError
 
 _NAMED_TOKENS = ("bos_token", "eos_token", "pad_token", "unk_token", "sep_token", "cls_token", "mask_token")
+# Clients spell the thought they send back in either way; templates read the first.
+_THOUGHT_FIELDS = ("reasoning_content", "reasoning")
 
 Message = Mapping[str, Any]
 
@@ -130,7 +132,8 @@ class Tokenizer:
         """The conversation in the checkpoint's chat template.
 
         Args:
-            messages: each with `role` and `content`, and optionally `reasoning_content` and `tool_calls`.
+            messages: each with `role` and `content`, and optionally `reasoning_content` (or `reasoning`) and
+                `tool_calls`; a field that is `None` counts as absent.
             tools: JSON schemas of functions, as in OpenAI's `tools`.
             thinking: the template's `enable_thinking`; `None` leaves it undefined. `False` also closes the
                 thought that a template opens regardless.
@@ -144,9 +147,14 @@ class Tokenizer:
                 "The checkpoint has no chat template: expected chat_template.jinja or a chat_template in "
                 "tokenizer_config.json; use a chat model."
             )
-        variables = dict(self._named_tokens) | ({} if thinking is None else {"enable_thinking": thinking})
+        variables = {} if thinking is None else {"enable_thinking": thinking}
         text = self._template.render(
-            messages=messages, tools=tools, add_generation_prompt=generation_prompt, **variables
+            messages=[_as_templates_read(message) for message in messages],
+            tools=tools,
+            documents=None,
+            add_generation_prompt=generation_prompt,
+            **self._named_tokens,
+            **variables,
         )
         return skip_thought(text) if generation_prompt and thinking is False else text
 
@@ -196,6 +204,13 @@ def _read_settings(file: Path) -> dict[str, Any]:
     return settings
 
 
+def _read_text(file: Path) -> str:
+    try:
+        return file.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise TokenizerError(f"{file} is not UTF-8 text (byte {error.start}): download it again.") from error
+
+
 def _named_tokens(settings: Mapping[str, Any]) -> dict[str, str]:
     """`eos_token` and its like; each is written as text or as `{"content": text}`, or is null."""
     entries = {name: settings.get(name) for name in _NAMED_TOKENS}
@@ -221,12 +236,19 @@ def _named_eos(
 def _find_template(folder: Path, settings: Mapping[str, Any]) -> ChatTemplate | None:
     jinja = folder / "chat_template.jinja"
     if jinja.is_file():
-        return ChatTemplate(jinja.read_text(encoding="utf-8"))
+        return ChatTemplate(_read_text(jinja))
     source = _read_settings(folder / "chat_template.json").get("chat_template", settings.get("chat_template"))
     if isinstance(source, list):
         named = {entry.get("name"): entry.get("template") for entry in source if isinstance(entry, dict)}
         source = named.get("default")
     return ChatTemplate(source) if isinstance(source, str) else None
+
+
+def _as_templates_read(message: Message) -> dict[str, Any]:
+    """The message without its `None` fields, which templates would write as "None", and its thought in one field."""
+    fields = {name: value for name, value in message.items() if value is not None}
+    thought = next((fields[name] for name in _THOUGHT_FIELDS if name in fields), None)
+    return fields if thought is None else {**fields, "reasoning_content": thought}
 
 
 def _vocab_size(vocabulary: tokenizers.Tokenizer) -> int:

@@ -1,6 +1,6 @@
 """Splits what the model writes into thinking, answer and tool calls, while it is being written.
 
-The markers are text, as Qwen3's chat templates write it: `<think>`, `</think>`, `<tool_call>`, `</tool_call>`.
+The markers are text, as Qwen3's chat templates have them: `<think>`, `</think>`, `<tool_call>`, `</tool_call>`.
 They never appear in a segment, and neither do the newlines that the templates put next to them.
 """
 
