@@ -51,6 +51,9 @@ MTP = Tolerance("max_abs", 1e-5)
 # Each sums in another order, so twice the room of one comparison would be fair; it is not needed.
 CONTINUED = Tolerance("max_abs", 1e-5)
 
+# The same on the embedded model, whose logits reach 20 where those of random models reach 1.
+CONTINUED_TRAINED = Tolerance("max_abs", 1e-4)
+
 # The recurrence in plain fp32 ops against fp64: rounding of the state (1.2e-7 a step) that nothing forgets, where 500 keys are
 # equal and nothing decays, reaches 1e-6; elsewhere it stays below 5e-7.
 RECURRENT_FP32 = Tolerance("rel_rms", 2e-6)

@@ -8,11 +8,12 @@ from pathlib import Path
 
 import mlx.core as mx
 
+from mlx_qnext.checkpoint import Checkpoint
 from mlx_qnext.config import ModelConfig
 from mlx_qnext.generate.session import Session
 from mlx_qnext.generation_defaults import GenerationDefaults
 from mlx_qnext.hub import resolve
-from mlx_qnext.model.loading import load_model
+from mlx_qnext.model.loading import build_model
 from mlx_qnext.model.qwen3_next import Model
 from mlx_qnext.ops.device import Backend, backend
 from mlx_qnext.tokenizer import Tokenizer
@@ -53,10 +54,13 @@ def load(
         QnextError: the model cannot be found, is damaged, or is of a kind that this program does not run.
     """
     folder = resolve(str(model), on_download)
+    checkpoint = Checkpoint.open(folder)
+    config = ModelConfig.from_dict(checkpoint.config)
     defaults = GenerationDefaults.from_folder(folder)
-    tokenizer = Tokenizer.from_folder(folder, defaults.eos_token_ids)
+    eos_ids = defaults.eos_token_ids + config.eos_token_ids
+    tokenizer = Tokenizer.from_folder(folder, eos_ids, config.vocab_size)
     _wire_memory()
-    network, config = load_model(folder, on_layer)
+    network, config = build_model(checkpoint, on_layer)
     return Engine(folder, config, network, tokenizer, defaults)
 
 

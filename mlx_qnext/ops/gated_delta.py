@@ -47,8 +47,7 @@ def recurrent(
 ) -> tuple[mx.array, mx.array]:
     """Token by token, as the equation reads: the reference for every other form."""
     log_decay, beta = _without_padding(log_decay, beta, mask)
-    repeats = v.shape[2] // k.shape[2]
-    q, k = (mx.repeat(x.astype(mx.float32), repeats, axis=2) if repeats > 1 else x for x in (q, k))
+    q, k = (mx.repeat(x.astype(mx.float32), v.shape[2] // k.shape[2], axis=2) for x in (q, k))
     decay = mx.exp(log_decay)
     outputs = []
     for t in range(v.shape[1]):
@@ -72,7 +71,7 @@ def chunked(
     """The same in chunks of matmuls (section 3.3 there): inside a chunk all tokens at once, one step of the state per chunk.
 
     The chunk's triangular system is inverted by merging blocks, which stays accurate where keys correlate; decays are
-    differences of logs that never exceed 0, so that strong decay underflows to 0 and nothing overflows.
+    sums of logs that never exceed 0, so that strong decay underflows to 0 and nothing overflows.
     """
     T, dtype = v.shape[1], v.dtype
     size = min(_CHUNK, max(16, 1 << (T - 1).bit_length()))
@@ -80,12 +79,10 @@ def chunked(
     q, k = (_in_chunks(x, size)[:, :, None] for x in (q, k))
     v, log_decay, beta = (_grouped(_in_chunks(x, size), k.shape[1]) for x in (v, log_decay, beta))
 
-    total = mx.cumsum(log_decay, axis=-1)
-    causal = mx.tri(size, dtype=mx.bool_)
-    decay = mx.exp(mx.where(causal, total[..., :, None] - total[..., None, :], -mx.inf))
-    since_start = mx.exp(total)[..., None]
-    until_end = mx.exp(total[..., -1:] - total)[..., None]
-    chunk_decay = mx.exp(total[..., -1])[..., None, None]
+    decay = _decay_between(log_decay)
+    since_start = mx.exp(mx.cumsum(log_decay, axis=-1))[..., None]
+    until_end = decay[..., -1, :, None]
+    chunk_decay = since_start[..., -1:, :]
 
     key_products = (k @ k.swapaxes(-1, -2)) * decay * beta[..., None]
     solve = _unit_lower_inverse(mx.where(mx.tri(size, k=-1, dtype=mx.bool_), key_products, 0))
@@ -111,6 +108,16 @@ def _without_padding(log_decay: mx.array, beta: mx.array, mask: mx.array | None)
     if mask is None:
         return log_decay, beta
     return mx.where(mask[..., None], log_decay, 0), mx.where(mask[..., None], beta, 0)
+
+
+def _decay_between(log_decay: mx.array) -> mx.array:
+    """`[…, C]` → `[…, C, C]`: the decay from token j to token i, 0 where j comes after i.
+
+    Each is summed on its own: as the difference of two running sums, weak decay after strong would drown in their rounding.
+    """
+    size = log_decay.shape[-1]
+    later = mx.where(mx.tri(size, k=-1, dtype=mx.bool_), log_decay[..., :, None], 0)
+    return mx.where(mx.tri(size, dtype=mx.bool_), mx.exp(mx.cumsum(later, axis=-2)), 0)
 
 
 def _in_chunks(x: mx.array, size: int) -> mx.array:

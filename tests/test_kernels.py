@@ -1,0 +1,116 @@
+"""A decode step runs few, large kernels: counted on the graph of a model with as many layers as the real one."""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections import Counter
+from collections.abc import Callable
+from io import StringIO
+from pathlib import Path
+
+import mlx.core as mx
+import numpy as np
+import pytest
+from tolerances import MLX_LM_FP32
+
+sys.path.insert(0, str(Path(__file__).parent.parent / "benchmarks"))
+from synthetic import FULL_SHAPE, SyntheticCheckpoint
+
+from mlx_qnext.model.loading import build_model
+from mlx_qnext.model.qwen3_next import Model
+
+# 48 layers of the real pattern, each narrow.
+NARROW = FULL_SHAPE | {
+    "vocab_size": 256,
+    "hidden_size": 64,
+    "num_experts": 6,
+    "num_experts_per_tok": 2,
+    "moe_intermediate_size": 64,
+    "shared_expert_intermediate_size": 64,
+    "head_dim": 32,
+    "num_attention_heads": 2,
+    "num_key_value_heads": 1,
+    "linear_num_key_heads": 1,
+    "linear_num_value_heads": 2,
+    "linear_key_head_dim": 32,
+    "linear_value_head_dim": 32,
+}
+PRODUCTS = ("QuantizedMatmul", "GatherQMM", "GatherMM", "Matmul", "AddMM")
+
+
+@pytest.fixture(scope="module")
+def model() -> Model:
+    return build_model(SyntheticCheckpoint.make(NARROW))[0]
+
+
+def step_kernels(model: Callable[..., mx.array]) -> Counter[str]:
+    """Primitives by name in the graph of one decode step over a filled cache."""
+    cache = model.make_cache()  # pyright: ignore[reportFunctionMemberAccess]
+    mx.eval(model(mx.array([[1, 2, 3]]), cache))
+    for layer in cache:
+        mx.eval(layer.state)
+    text = StringIO()
+    mx.export_to_dot(text, model(mx.array([[4]]), cache))
+    return Counter(re.findall(r'label ="(\w+)"', text.getvalue()))
+
+
+def products(kernels: Counter[str]) -> int:
+    return sum(kernels[name] for name in PRODUCTS)
+
+
+def mlx_lm_model() -> Callable[..., mx.array]:
+    from mlx import nn
+    from mlx_lm.models import qwen3_next
+
+    checkpoint = SyntheticCheckpoint.make(NARROW)
+    peer = qwen3_next.Model(qwen3_next.ModelArgs.from_dict(NARROW))
+    settings = checkpoint.config["quantization"]
+    assert isinstance(settings, dict)
+    nn.quantize(
+        peer,
+        64,
+        4,
+        class_predicate=lambda path, module: hasattr(module, "to_quantized") and settings.get(path, True),
+    )
+    peer.load_weights(list(checkpoint.arrays(checkpoint.tensors).items()))
+    peer.set_dtype(mx.float32)
+    return peer
+
+
+@pytest.mark.slow
+def test_a_step_of_48_layers_takes_at_most_300_products_and_far_fewer_than_mlx_lm(model: Model) -> None:
+    own, peer = step_kernels(model), step_kernels(mlx_lm_model())
+    assert products(own) <= 300
+    assert products(own) < 0.6 * products(peer)
+
+
+@pytest.mark.slow
+def test_fused_weights_give_the_logits_that_mlx_lm_gives_with_separate_ones(model: Model) -> None:
+    tokens = mx.array([[3, 1, 4, 1, 5, 9, 2, 6, 5, 3, 5, 8, 9, 7, 9]])
+    MLX_LM_FP32.check(np.array(model(tokens)), np.array(mlx_lm_model()(tokens)), "logits")
+
+
+def test_every_layer_is_three_products_for_its_experts_and_two_for_its_mixer(model: Model) -> None:
+    kernels = step_kernels(model)
+    layers = len(model.layers)
+    assert kernels["GatherQMM"] == 2 * layers
+    assert (
+        kernels["QuantizedMatmul"] == 3 * layers + 1
+    )  # router, in and out of the mixer; and the output head
+
+
+def test_compiled_stretches_leave_far_fewer_kernels_than_the_plain_graph(
+    model: Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from mlx_qnext.model import trunk
+    from mlx_qnext.ops.device import Backend
+
+    plain = sum(step_kernels(model).values())
+    cache = model.make_cache()
+    mx.eval(model(mx.array([[1, 2, 3]]), cache))
+    monkeypatch.setattr(trunk, "backend", lambda: Backend.CUDA)
+    text = StringIO()
+    mx.export_to_dot(text, model(mx.array([[4]]), cache))
+    compiled = Counter(re.findall(r'label ="(\w+)"', text.getvalue()))
+    assert sum(compiled.values()) < 0.75 * plain
