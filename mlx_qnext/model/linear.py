@@ -12,11 +12,11 @@ from mlx import nn
 from mlx_qnext.ops.device import Backend, backend
 from mlx_qnext.ops.matrix import Matrix, join_neighbours
 
-# From this many rows of input on, unpacking the weights once and multiplying plainly beats the packed product, whose
-# cost grows with the rows there (CUDA's has a tiled form too, at half a minute of compilation for each tile size).
-# Metal's packed product is tiled and never needs this. `benchmarks/README.md` holds the measurements.
-_UNPACK_FROM_ROWS = {Backend.CPU: 16, Backend.CUDA: 8}
-_UNPACK_EXPERTS_FROM_ROWS = {Backend.CUDA: 6144}
+# From this many rows of input on (for experts: rows per expert), unpacking the weights once and multiplying plainly beats the
+# packed product, whose cost grows with the rows there. CUDA's has a tiled form too, at half a minute of compilation for each
+# tile size; Metal's is tiled and never needs this. `benchmarks/README.md` holds the measurements.
+_UNPACK_FROM_ROWS = {Backend.CPU: 8, Backend.CUDA: 8}
+_UNPACK_FROM_ROWS_PER_EXPERT = {Backend.CPU: 8, Backend.CUDA: 12}
 _NEVER = 1 << 62
 
 
@@ -36,6 +36,14 @@ class _Stored(nn.Module):
         if self.precision is None:
             return self.weight[index]
         return mx.dequantize(self.weight[index], **self._packing(index))
+
+    def _transposed(self) -> mx.array:
+        """Plain values, `[…, columns, rows]`.
+
+        The CPU wheels' BLAS multiplies by a matrix that lies transposed at half speed, so there it is laid out anew.
+        """
+        view = self.unpacked().swapaxes(-1, -2)
+        return mx.contiguous(view) if backend() is Backend.CPU else view
 
     def _packing(self, index: mx.array | slice | None = None) -> dict[str, Any]:
         """How packed weights are packed, as MLX's quantised operations take it."""
@@ -60,10 +68,10 @@ class Linear(_Stored):
         return y if self.bias is None else y + self.bias
 
     def _product(self, x: mx.array) -> mx.array:
+        if prod(x.shape[:-1]) >= _UNPACK_FROM_ROWS.get(backend(), _NEVER):
+            return x @ self._transposed()
         if self.precision is None:
             return x @ self.weight.T
-        if prod(x.shape[:-1]) >= _UNPACK_FROM_ROWS.get(backend(), _NEVER):
-            return x @ self.unpacked().T
         return mx.quantized_matmul(x, self.weight, transpose=True, **self._packing())
 
 
@@ -102,12 +110,11 @@ class ExpertLinear(_Stored):
 
     def __call__(self, x: mx.array, experts: mx.array, *, in_order: bool) -> mx.array:
         """`x` `[…, 1, columns]` and `experts` `[…]` → `[…, 1, rows]`; `in_order` promises that `experts` is sorted."""
+        unpack_from = _UNPACK_FROM_ROWS_PER_EXPERT.get(backend(), _NEVER)
+        if in_order and experts.size >= unpack_from * self.weight.shape[0]:
+            return mx.gather_mm(x, self._transposed(), rhs_indices=experts, sorted_indices=True)
         if self.precision is None:
             return mx.gather_mm(x, self.weight.swapaxes(-1, -2), rhs_indices=experts, sorted_indices=in_order)
-        if in_order and experts.size >= _UNPACK_EXPERTS_FROM_ROWS.get(backend(), _NEVER):
-            return mx.gather_mm(
-                x, self.unpacked().swapaxes(-1, -2), rhs_indices=experts, sorted_indices=in_order
-            )
         return mx.gather_qmm(
             x,
             self.weight,

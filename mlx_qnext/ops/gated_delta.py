@@ -12,9 +12,13 @@ from __future__ import annotations
 
 import mlx.core as mx
 
+from mlx_qnext.ops.device import Backend, backend
+
 # Up to this many tokens the step-by-step form needs fewer kernels than one padded chunk.
 _RECURRENT_MAX_TOKENS = 8
 _CHUNK = 64
+# Fewer operations a token, in more and smaller kernels, which only the CPU does not mind.
+_CPU_CHUNK = 16
 
 
 def gated_delta(
@@ -29,11 +33,13 @@ def gated_delta(
     """Run the recurrence in the form that suits the device and the number of tokens (module docstring: shapes)."""
     if state is None:
         state = mx.zeros((v.shape[0], v.shape[2], v.shape[3], k.shape[3]), dtype=mx.float32)
-    if mx.default_device() == mx.Device(mx.gpu) and mx.metal.is_available():
+    if backend() is Backend.METAL:
         y, state = mx.fast.gated_delta_update(q, k, v, mx.exp(log_decay), beta, state, mask)
         return y.astype(v.dtype), state
-    form = recurrent if q.shape[1] <= _RECURRENT_MAX_TOKENS else chunked
-    return form(q, k, v, log_decay, beta, state, mask)
+    if q.shape[1] <= _RECURRENT_MAX_TOKENS:
+        return recurrent(q, k, v, log_decay, beta, state, mask)
+    chunk = _CPU_CHUNK if backend() is Backend.CPU else _CHUNK
+    return chunked(q, k, v, log_decay, beta, state, mask, chunk=chunk)
 
 
 def recurrent(
@@ -67,14 +73,16 @@ def chunked(
     beta: mx.array,
     state: mx.array,
     mask: mx.array | None = None,
+    *,
+    chunk: int = _CHUNK,
 ) -> tuple[mx.array, mx.array]:
     """The same in chunks of matmuls (section 3.3 there): inside a chunk all tokens at once, one step of the state per chunk.
 
     The chunk's triangular system is inverted by merging blocks, which stays accurate where keys correlate; decays are
-    sums of logs that never exceed 0, so that strong decay underflows to 0 and nothing overflows.
+    sums of logs that never exceed 0, so that strong decay underflows to 0 and nothing overflows. `chunk` is a power of two.
     """
     T, dtype = v.shape[1], v.dtype
-    size = min(_CHUNK, max(16, 1 << (T - 1).bit_length()))
+    size = min(chunk, max(16, 1 << (T - 1).bit_length()))
     log_decay, beta = _without_padding(log_decay, beta, mask)
     q, k = (_in_chunks(x, size)[:, :, None] for x in (q, k))
     v, log_decay, beta = (_grouped(_in_chunks(x, size), k.shape[1]) for x in (v, log_decay, beta))
@@ -84,22 +92,24 @@ def chunked(
     until_end = decay[..., -1, :, None]
     chunk_decay = since_start[..., -1:, :]
 
-    key_products = (k @ k.swapaxes(-1, -2)) * decay * beta[..., None]
+    # Laid out anew, because the CPU wheels' BLAS multiplies by a matrix that lies transposed at half speed; the state is
+    # carried transposed, `[Dk, Dv]`, for the same reason.
+    transposed_keys = mx.contiguous(k.swapaxes(-1, -2))
+    key_products = (k @ transposed_keys) * decay * beta[..., None]
     solve = _unit_lower_inverse(mx.where(mx.tri(size, k=-1, dtype=mx.bool_), key_products, 0))
     own_values = solve @ (v * beta[..., None])
     read_keys = solve @ (k * since_start * beta[..., None])
-    attention = (q @ k.swapaxes(-1, -2)) * decay
+    attention = (q @ transposed_keys) * decay
     queries, keys = q * since_start, k * until_end
 
-    state = _grouped(state, k.shape[1])
+    state = mx.contiguous(_grouped(state, k.shape[1]).swapaxes(-1, -2))
     outputs = []
     for n in range(v.shape[3]):
-        transposed = state.swapaxes(-1, -2)
-        new_values = own_values[:, :, :, n] - read_keys[:, :, :, n] @ transposed
-        outputs.append(queries[:, :, :, n] @ transposed + attention[:, :, :, n] @ new_values)
-        state = state * chunk_decay[:, :, :, n] + new_values.swapaxes(-1, -2) @ keys[:, :, :, n]
+        new_values = own_values[:, :, :, n] - read_keys[:, :, :, n] @ state
+        outputs.append(queries[:, :, :, n] @ state + attention[:, :, :, n] @ new_values)
+        state = state * chunk_decay[:, :, :, n] + keys[:, :, :, n].swapaxes(-1, -2) @ new_values
     y = mx.stack(outputs, axis=3).flatten(1, 2).flatten(2, 3)[:, :, :T]
-    return y.swapaxes(1, 2).astype(dtype), state.flatten(1, 2)
+    return y.swapaxes(1, 2).astype(dtype), state.swapaxes(-1, -2).flatten(1, 2)
 
 
 def _without_padding(log_decay: mx.array, beta: mx.array, mask: mx.array | None) -> tuple[mx.array, mx.array]:
