@@ -11,9 +11,11 @@ import numpy as np
 import pytest
 from tolerances import CONTINUED_TRAINED
 
+import mlx_qnext
 from mlx_qnext import Engine, GenerationConfig, Session
-from mlx_qnext.errors import ContextLengthError, UsageError
-from mlx_qnext.generate.events import Event, Finished, PrefillProgress, TokensEmitted
+from mlx_qnext.errors import ContextLengthError, MemoryLimitError, UsageError
+from mlx_qnext.generate.events import Event, Finished, Notice, PrefillProgress, TokensEmitted
+from mlx_qnext.model import memory
 
 GREEDY = GenerationConfig(temperature=0.0, seed=0)
 BRIEF = replace(GREEDY, max_tokens=12)
@@ -213,3 +215,16 @@ def test_no_messages_and_too_long_a_prompt_are_refused_in_one_sentence(engine: E
     context = engine.config.max_position_embeddings
     with pytest.raises(ContextLengthError, match=f"context holds {context}"):
         engine.session().generate([{"role": "user", "content": "7 " * context}], GREEDY)
+
+
+def test_a_limit_that_the_context_cannot_hold_is_said_before_anything_else(engine: Engine) -> None:
+    events = engine.session().generate(SUM, replace(GREEDY, max_tokens=10**6))
+    first = next(events)
+    assert isinstance(first, Notice)
+    assert "1000000" in first.message
+
+
+def test_weights_larger_than_the_machine_are_refused_with_both_sizes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(memory, "device_limit_bytes", lambda: 5_000_000)
+    with pytest.raises(MemoryLimitError, match=r"take 0\.0 GB .* has 0\.0 GB"):
+        mlx_qnext.load("demo")

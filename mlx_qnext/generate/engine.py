@@ -14,6 +14,7 @@ from mlx_qnext.generate.session import Session
 from mlx_qnext.generation_defaults import GenerationDefaults
 from mlx_qnext.hub import resolve
 from mlx_qnext.model.loading import build_model
+from mlx_qnext.model.memory import check_fits
 from mlx_qnext.model.qwen3_next import Model
 from mlx_qnext.ops.device import Backend, backend
 from mlx_qnext.tokenizer import Tokenizer
@@ -59,6 +60,7 @@ def load(
     defaults = GenerationDefaults.from_folder(folder)
     eos_ids = defaults.eos_token_ids + config.eos_token_ids
     tokenizer = Tokenizer.from_folder(folder, eos_ids, config.vocab_size)
+    check_fits(checkpoint)
     _wire_memory()
     network, config = build_model(checkpoint, on_layer)
     return Engine(folder, config, network, tokenizer, defaults)

@@ -10,7 +10,7 @@ import mlx.core as mx
 
 from mlx_qnext.generate.answer import Answer
 from mlx_qnext.generate.decode import decode
-from mlx_qnext.generate.events import Event, Finished, FinishReason, PrefillProgress, TokensEmitted
+from mlx_qnext.generate.events import Event, Finished, FinishReason, Notice, PrefillProgress, TokensEmitted
 from mlx_qnext.generate.prefill import prefill
 from mlx_qnext.generate.sampler import Sampler
 from mlx_qnext.generate.stopwatch import Stopwatch
@@ -30,10 +30,12 @@ class Run:
     sampler: Sampler
     cancelled: threading.Event
     watch: Stopwatch
+    notices: tuple[str, ...] = ()
     cached_tokens: int = 0
 
     def events(self) -> Iterator[Event]:
         """The request's events; between any two of them the timeline holds exactly what the model has run."""
+        yield from (Notice(message) for message in self.notices)
         hidden = yield from self._read()
         if hidden is not None:
             yield from self._say(hidden)

@@ -60,14 +60,29 @@ class Session:
                 f"{self._engine.config.max_position_embeddings}: shorten the prompt by at least {1 - room}."
             )
         self._cancelled.clear()
-        limit = min(room, config.max_tokens or room)
-        answer = Answer(tokenizer, Transcript(prompt.opens_thinking, bool(tools)), config.stop, limit)
+        asked = config.max_tokens or room
+        answer = Answer(
+            tokenizer, Transcript(prompt.opens_thinking, bool(tools)), config.stop, min(room, asked)
+        )
         sampling = Sampling.settle(config, self._engine.defaults)
         sampler = Sampler(sampling, self._engine.config.vocab_size, prompt.token_ids, config.seed)
         return Run(
-            self._engine.model, self._timeline, prompt, answer, sampler, self._cancelled, watch
+            self._engine.model,
+            self._timeline,
+            prompt,
+            answer,
+            sampler,
+            self._cancelled,
+            watch,
+            _notices(asked, room),
         ).events()
 
     def cancel(self) -> None:
         """Make the running request end after the step at hand, with reason `cancelled`."""
         self._cancelled.set()
+
+
+def _notices(asked: int, room: int) -> tuple[str, ...]:
+    if asked <= room:
+        return ()
+    return (f"The context has room for {room} more tokens, fewer than the {asked} asked for.",)

@@ -37,11 +37,12 @@ def compute_dtype(stored: mx.Dtype) -> mx.Dtype:
 
 
 def fused(function: Callable[P, R]) -> Callable[P, R]:
-    """Run a pure elementwise function as one kernel on a GPU, for any shape; on the CPU run it as written.
+    """Run a pure elementwise function as one kernel on a GPU; on the CPU run it as written.
 
-    MLX fuses on the CPU by calling a C++ compiler when the program runs, which a user's machine need not have.
+    MLX fuses on the CPU by calling a C++ compiler when the program runs, which a user's machine need not have. Not `shapeless`:
+    that fuses broadcasts too, into kernels that nothing else shares, and on CUDA each distinct kernel takes seconds to build.
     """
-    compiled = mx.compile(function, shapeless=True)
+    compiled = mx.compile(function)
 
     @functools.wraps(function)
     def run(*args: P.args, **kwargs: P.kwargs) -> R:
