@@ -1,0 +1,43 @@
+"""Runs one request on screen: events in, views driven, the result out."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+
+from cli.interrupts import cancelling
+from cli.views.answer import AnswerView
+from cli.views.progress import Progress
+from mlx_qnext.generate.events import Finished, Notice, PrefillProgress, TokensEmitted
+from mlx_qnext.generate.request import GenerationConfig
+
+if TYPE_CHECKING:
+    from mlx_qnext import Session
+
+
+def answer(
+    session: Session,
+    messages: Sequence[dict[str, Any]],
+    config: GenerationConfig,
+    err: Console,
+    view: AnswerView | None,
+) -> Finished:
+    """The finished answer, shown in `view` while it came; an interrupt ends it and keeps what was said."""
+    events = session.generate(messages, config)
+    with Progress(err, "Reading the prompt", "count") as prefill, cancelling(session):
+        for event in events:
+            if isinstance(event, PrefillProgress):
+                prefill.update(event.done_tokens, event.total_tokens)
+            elif isinstance(event, TokensEmitted):
+                prefill.close()
+                if view is not None:
+                    view.update(event)
+            elif isinstance(event, Notice):
+                err.print(event.message, style="dim")
+            elif isinstance(event, Finished):
+                if view is not None:
+                    view.finish()
+                return event
+    raise AssertionError("a request ends with Finished")

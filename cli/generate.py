@@ -1,0 +1,105 @@
+"""`qnext generate`: one prompt, one answer, for people and for scripts."""
+
+from __future__ import annotations
+
+import json
+import sys
+from typing import Annotated, Any
+
+import typer
+
+from cli import options, terminal
+from cli.answering import answer
+from cli.loading import EMBEDDED, load_engine
+from cli.views.answer import AnswerView
+from cli.views.stats import stats_line
+from mlx_qnext.errors import INTERRUPTED_EXIT_CODE, UsageError
+from mlx_qnext.generate.events import Finished
+
+
+def generate(
+    prompt: Annotated[
+        str | None, typer.Argument(help="The prompt; - or nothing reads it from stdin.")
+    ] = None,
+    model: options.Model = None,
+    system: options.System = None,
+    thinking: options.ShowThinking = options.Thinking.show,
+    no_think: options.NoThink = False,
+    temp: options.Temperature = None,
+    top_p: options.TopP = None,
+    top_k: options.TopK = None,
+    min_p: options.MinP = None,
+    repetition_penalty: options.RepetitionPenalty = None,
+    presence_penalty: options.PresencePenalty = None,
+    seed: options.Seed = None,
+    max_tokens: options.MaxTokens = None,
+    stop: options.Stop = None,
+    draft: options.Draft = "auto",
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object instead.")] = False,
+) -> None:
+    """Answer one prompt: the answer goes to stdout, the thought and the figures to stderr."""
+    sampling: options.Sampling = {
+        "temperature": temp,
+        "top_p": top_p,
+        "top_k": top_k,
+        "min_p": min_p,
+        "repetition_penalty": repetition_penalty,
+        "presence_penalty": presence_penalty,
+        "seed": seed,
+    }
+    config = options.request(sampling, max_tokens=max_tokens, stop=stop, no_think=no_think, draft=draft)
+    messages = _messages(system, _prompt(prompt))
+    out, err = terminal.out(), terminal.err()
+    engine = load_engine(model, err)
+    show = thinking is options.Thinking.show
+    view = None if as_json else AnswerView(out, err, show_thinking=show)
+    result = answer(engine.session(), messages, config, err, view)
+    if as_json:
+        sys.stdout.write(json.dumps(_record(result, model or EMBEDDED), ensure_ascii=False) + "\n")
+    else:
+        err.print(stats_line(result), style="dim")
+    if result.reason == "cancelled":
+        raise typer.Exit(INTERRUPTED_EXIT_CODE)
+
+
+def _prompt(argument: str | None) -> str:
+    if argument is None and terminal.stdin_is_terminal():
+        raise UsageError('There is no prompt: write one, as in qnext generate "Hello", or pipe one in.')
+    text = _piped() if argument in (None, "-") else argument
+    if text is None or not text.strip():
+        raise UsageError("The prompt is empty: write what the model should answer.")
+    return text
+
+
+def _piped() -> str:
+    try:
+        return sys.stdin.buffer.read().decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise UsageError(
+            f"The prompt on stdin is not UTF-8 (byte {error.start}): convert it, for example with iconv."
+        ) from None
+
+
+def _messages(system: str | None, prompt: str) -> list[dict[str, Any]]:
+    leading = [{"role": "system", "content": system}] if system else []
+    return [*leading, {"role": "user", "content": prompt}]
+
+
+def _record(result: Finished, model: str) -> dict[str, Any]:
+    stats = result.stats
+    return {
+        "text": result.text,
+        "thinking": result.thinking,
+        "finish_reason": result.reason,
+        "usage": {
+            "prompt_tokens": stats.prompt_tokens,
+            "cached_tokens": stats.cached_tokens,
+            "completion_tokens": stats.completion_tokens,
+        },
+        "speed": {
+            "ttft_ms": round(stats.ttft_ms, 1),
+            "prefill_tps": round(stats.prefill_tps, 1),
+            "decode_tps": round(stats.decode_tps, 1),
+        },
+        "model": model,
+    }

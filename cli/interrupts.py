@@ -1,0 +1,31 @@
+"""Ctrl-C while the model answers: the first ends the answer, the second the program."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from mlx_qnext import Session
+
+
+@contextmanager
+def cancelling(session: Session) -> Iterator[None]:
+    """Within, an interrupt cancels the session's answer, which keeps what was said; a second one is raised."""
+    interrupted = False
+
+    def handle(_signal: int, _frame: FrameType | None) -> None:
+        nonlocal interrupted
+        if interrupted:
+            raise KeyboardInterrupt
+        interrupted = True
+        session.cancel()
+
+    previous = signal.signal(signal.SIGINT, handle)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, previous)

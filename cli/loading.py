@@ -1,0 +1,36 @@
+"""From `--model` to an engine, with progress where it takes long."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+
+from cli.options import MODEL_VARIABLE
+from cli.views.progress import Progress
+
+if TYPE_CHECKING:
+    from mlx_qnext import Engine
+
+EMBEDDED = "demo"
+EMBEDDED_NOTE = (
+    "No model was named, so this is the embedded one: a very small model trained on synthetic problems, to try "
+    f"everything offline. For the real one: --model thinking-4bit, or set {MODEL_VARIABLE}."
+)
+
+
+def load_engine(model: str | None, err: Console) -> Engine:
+    """The engine of the model named, or of the embedded one, which is said.
+
+    Raises:
+        QnextError: as `mlx_qnext.load`.
+    """
+    if model is None:
+        err.print(EMBEDDED_NOTE, style="dim")
+    import mlx_qnext
+
+    with (
+        Progress(err, "Downloading", "bytes") as download,
+        Progress(err, "Loading layers", "count") as layers,
+    ):
+        return mlx_qnext.load(model or EMBEDDED, on_download=download.update, on_layer=layers.update)

@@ -1,0 +1,85 @@
+"""Options that several commands share, and the request they make."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import Annotated, TypedDict
+
+import typer
+
+from mlx_qnext.errors import UsageError
+from mlx_qnext.generate.request import GenerationConfig
+
+MODEL_VARIABLE = "QNEXT_MODEL"
+
+
+class Thinking(StrEnum):
+    """What becomes of the model's thought on screen."""
+
+    show = "show"
+    hide = "hide"
+
+
+Model = Annotated[
+    str | None,
+    typer.Option(
+        "--model",
+        "-m",
+        envvar=MODEL_VARIABLE,
+        help="A folder, a hub repository org/name[@revision], or an alias such as thinking-4bit; "
+        "without it, the small embedded model.",
+    ),
+]
+System = Annotated[str | None, typer.Option("--system", help="The system message.")]
+ShowThinking = Annotated[Thinking, typer.Option("--thinking", help="Show the thought, or hide it.")]
+NoThink = Annotated[bool, typer.Option("--no-think", help="Answer without thinking first.")]
+Temperature = Annotated[float | None, typer.Option("--temp", help="Temperature; 0 is greedy.")]
+TopP = Annotated[float | None, typer.Option("--top-p", help="Keep the likeliest tokens up to this mass.")]
+TopK = Annotated[int | None, typer.Option("--top-k", help="Keep this many tokens; 0 is all.")]
+MinP = Annotated[
+    float | None, typer.Option("--min-p", help="Keep tokens at least this likely beside the first.")
+]
+RepetitionPenalty = Annotated[
+    float | None, typer.Option("--repetition-penalty", help="Above 1, discourage every token seen so far.")
+]
+PresencePenalty = Annotated[
+    float | None, typer.Option("--presence-penalty", help="Above 0, discourage tokens that the answer holds.")
+]
+Seed = Annotated[int | None, typer.Option("--seed", help="Fix the random draws.")]
+MaxTokens = Annotated[int | None, typer.Option("--max-tokens", help="The most tokens, the thought included.")]
+Stop = Annotated[
+    list[str] | None, typer.Option("--stop", help="End the answer before this text; repeatable.")
+]
+Draft = Annotated[str, typer.Option("--draft", help="Speculation: auto, or 0 for none.")]
+
+
+class Sampling(TypedDict):
+    """The sampling options of one command line."""
+
+    temperature: float | None
+    top_p: float | None
+    top_k: int | None
+    min_p: float | None
+    repetition_penalty: float | None
+    presence_penalty: float | None
+    seed: int | None
+
+
+def request(
+    sampling: Sampling, *, max_tokens: int | None, stop: list[str] | None, no_think: bool, draft: str
+) -> GenerationConfig:
+    """The request that these options make.
+
+    Raises:
+        UsageError: a value that cannot be meant.
+    """
+    _check_draft(draft)
+    thinking = False if no_think else None
+    return GenerationConfig(**sampling, max_tokens=max_tokens, stop=tuple(stop or ()), thinking=thinking)
+
+
+def _check_draft(draft: str) -> None:
+    if draft in ("1", "2", "3", "4"):
+        raise UsageError(f"--draft is {draft}, and this version decodes without drafts: use auto or 0.")
+    if draft not in ("auto", "0"):
+        raise UsageError(f"--draft is {draft!r}, expected auto or 0.")

@@ -1,0 +1,75 @@
+"""Progress of downloads, loading and long prompts: a bar on a terminal, a line now and then elsewhere."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from time import monotonic
+from types import TracebackType
+from typing import Literal, Self
+
+from rich.console import Console
+from rich.progress import BarColumn, DownloadColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
+from rich.progress import Progress as RichProgress
+
+# Shorter work shows nothing: a bar that flashes by tells nobody anything.
+_SHOW_AFTER_S = 1.0
+_PLAIN_EVERY_PERCENT = 10
+
+
+class Progress:
+    """Told how much of a total is done; silent where the work ends within a second.
+
+    On a terminal it is a bar with the time left, from the rate measured, and leaves no trace. Elsewhere it is one plain line at
+    every tenth.
+    """
+
+    def __init__(
+        self,
+        console: Console,
+        title: str,
+        unit: Literal["bytes", "count"],
+        clock: Callable[[], float] = monotonic,
+    ) -> None:
+        self._console, self._title, self._unit, self._clock = console, title, unit, clock
+        self._start = clock()
+        self._bar: RichProgress | None = None
+        self._last_tenth = 0
+
+    def __enter__(self) -> Self:
+        self._start = self._clock()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def update(self, done: int, total: int) -> None:
+        """`done` of `total` are done."""
+        if self._clock() - self._start < _SHOW_AFTER_S:
+            return
+        if self._console.is_terminal:
+            self._draw(done, total)
+        else:
+            self._print_tenth(done, total)
+
+    def close(self) -> None:
+        """Remove the bar."""
+        if self._bar is not None:
+            self._bar.stop()
+            self._bar = None
+
+    def _draw(self, done: int, total: int) -> None:
+        if self._bar is None:
+            amount = DownloadColumn() if self._unit == "bytes" else MofNCompleteColumn()
+            columns = (TextColumn("{task.description}"), BarColumn(), amount, TimeRemainingColumn())
+            self._bar = RichProgress(*columns, console=self._console, transient=True)
+            self._bar.add_task(self._title, total=total, completed=done)
+            self._bar.start()
+        self._bar.update(self._bar.task_ids[0], completed=done, total=total)
+
+    def _print_tenth(self, done: int, total: int) -> None:
+        tenth = 100 * done // max(total, 1) // _PLAIN_EVERY_PERCENT
+        if tenth > self._last_tenth:
+            self._last_tenth = tenth
+            self._console.print(f"{self._title}: {tenth * _PLAIN_EVERY_PERCENT} %")
