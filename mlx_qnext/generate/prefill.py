@@ -32,4 +32,6 @@ def prefill(model: Model, timeline: Timeline, prompt: Sequence[int], remember_at
         if end in (remember_at, len(prompt)):
             timeline.remember()
         yield last
-    mx.clear_cache()
+    # What a prompt needed is far more than decoding will. CUDA's allocator takes minutes to get it back for the next prompt.
+    if backend() is not Backend.CUDA:
+        mx.clear_cache()

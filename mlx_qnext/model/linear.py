@@ -16,7 +16,7 @@ from mlx_qnext.ops.matrix import Matrix, join_neighbours
 # packed product, whose cost grows with the rows there. CUDA's has a tiled form too, at half a minute of compilation for each
 # tile size; Metal's is tiled and never needs this. `benchmarks/README.md` holds the measurements.
 _UNPACK_FROM_ROWS = {Backend.CPU: 8, Backend.CUDA: 8}
-_UNPACK_FROM_ROWS_PER_EXPERT = {Backend.CPU: 8, Backend.CUDA: 12}
+_UNPACK_FROM_ROWS_PER_EXPERT = {Backend.CPU: 8, Backend.CUDA: 6}
 _NEVER = 1 << 62
 
 

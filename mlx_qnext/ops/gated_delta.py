@@ -126,8 +126,9 @@ def _decay_between(log_decay: mx.array) -> mx.array:
     Each is summed on its own: as the difference of two running sums, weak decay after strong would drown in their rounding.
     """
     size = log_decay.shape[-1]
-    later = mx.where(mx.tri(size, k=-1, dtype=mx.bool_), log_decay[..., :, None], 0)
-    return mx.where(mx.tri(size, dtype=mx.bool_), mx.exp(mx.cumsum(later, axis=-2)), 0)
+    later = mx.where(mx.triu(mx.ones((size, size), dtype=mx.bool_), k=1), log_decay[..., None, :], 0)
+    summed = mx.cumsum(later, axis=-1).swapaxes(-1, -2)
+    return mx.where(mx.tri(size, dtype=mx.bool_), mx.exp(summed), 0)
 
 
 def _in_chunks(x: mx.array, size: int) -> mx.array:
