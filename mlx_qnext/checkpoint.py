@@ -30,7 +30,9 @@ Layout = Literal["hf", "mlx"]
 INDEX_FILE = "model.safetensors.index.json"
 MTP_FILE = "mtp.safetensors"
 MTP_PREFIX = "mtp."
-LOADABLE_DTYPES = ("BF16", "F16", "F32", "U32")
+PLAIN_DTYPES = ("BF16", "F16", "F32")
+PACKED_DTYPE = "U32"
+LOADABLE_DTYPES = (*PLAIN_DTYPES, PACKED_DTYPE)
 OTHER_FORMATS = (".bin", ".pt", ".pth", ".ckpt", ".gguf", ".npz", ".h5", ".onnx")
 
 _UNFUSED_EXPERT = re.compile(r"\.mlp\.experts\.\d+\.")
@@ -102,10 +104,15 @@ class Checkpoint:
         if scales is None:
             return None
         weight = self.tensors.get(f"{module}.weight")
-        precision = self.quantization.for_module(module) if self.quantization else None
-        if weight is None or weight.dtype != "U32" or precision is None:
+        if weight is None or weight.dtype != PACKED_DTYPE:
+            found = "no weight" if weight is None else f"a weight in {weight.dtype}"
             raise CheckpointError(
-                f"{module} has scales and no packed weight that config.json gives a precision for: {REMEDY}."
+                f"{module} has scales and {found}, expected a packed weight in {PACKED_DTYPE}: {REMEDY}."
+            )
+        precision = self.quantization.for_module(module) if self.quantization else None
+        if precision is None:
+            raise CheckpointError(
+                f"{module} has scales, and config.json names no bits and group size for it: {REMEDY}."
             )
         precision.check_packing(module, weight.shape, scales.shape)
         return precision
@@ -146,11 +153,11 @@ class Checkpoint:
 
 
 def _file_names(folder: Path) -> frozenset[str]:
-    if not folder.exists():
-        raise ModelNotFoundError(f"{folder} does not exist: check the path.")
-    if not folder.is_dir():
-        raise CheckpointError(f"{folder} is a file, expected the folder that holds a model.")
     try:
+        if not folder.exists():
+            raise ModelNotFoundError(f"{folder} does not exist: check the path.")
+        if not folder.is_dir():
+            raise CheckpointError(f"{folder} is a file, expected the folder that holds a model.")
         return frozenset(entry.name for entry in folder.iterdir() if entry.is_file())
     except OSError as error:
         raise CheckpointError(f"{folder} cannot be read ({error.strerror}): check its permissions.") from None
@@ -215,12 +222,12 @@ def _layout(tensors: list[TensorInfo], metadata: Mapping[str, Mapping[str, str]]
     fused = next((tensor for tensor in tensors if tensor.name.endswith(".mlp.experts.gate_up_proj")), None)
     if fused:
         raise UnsupportedModelError(
-            f"{fused.file} stores experts as {fused.name}, expected experts.N or switch_mlp: save the model with "
+            f"{fused.file} stores experts as {shown(fused.name)}, expected experts.N or switch_mlp: save the model with "
             "transformers' original tensor names."
         )
     if stacked and unfused:
         raise CheckpointError(
-            f"{stacked.name} and {unfused.name} are of two layouts, expected one: {REMEDY}."
+            f"{shown(stacked.name)} and {shown(unfused.name)} are of two layouts, expected one: {REMEDY}."
         )
     if stacked or unfused:
         return "mlx" if stacked else "hf"

@@ -1,13 +1,13 @@
 """From a checkpoint folder to a model: which tensor becomes which part.
 
-Parts are read and fused one layer at a time, so that the peak above the model's own size is one layer's weights.
+The whole model is put together and checked before any weight is read. Then weights are read and fused one layer at a time, so
+that the peak above the model's own size is one layer's weights.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import TypeVar
 
 import mlx.core as mx
 from mlx import nn
@@ -16,6 +16,7 @@ from mlx.utils import tree_flatten
 from mlx_qnext.checkpoint import Checkpoint
 from mlx_qnext.config import ModelConfig
 from mlx_qnext.errors import CheckpointError
+from mlx_qnext.json_fields import shown
 from mlx_qnext.model.attention import Attention
 from mlx_qnext.model.gated_delta_net import GatedDeltaNet
 from mlx_qnext.model.layers import AttentionLayer, FeedForward, RecurrentLayer
@@ -28,7 +29,6 @@ from mlx_qnext.model.weights import Weights
 from mlx_qnext.ops.matrix import Matrix
 
 LayerProgress = Callable[[int, int], None]
-M = TypeVar("M", bound=nn.Module)
 
 
 def load_model(folder: Path | str, on_layer: LayerProgress | None = None) -> tuple[Model, ModelConfig]:
@@ -50,16 +50,18 @@ def build_model(checkpoint: Checkpoint, on_layer: LayerProgress | None = None) -
     builder = _Builder(config, weights)
 
     embed_tokens = Embedding(weights.matrix("model.embed_tokens", config.vocab_size, config.hidden_size))
-    layers: list[AttentionLayer | RecurrentLayer] = []
-    for index in range(config.num_hidden_layers):
-        layers.append(_evaluated(builder.layer(index)))
-        if on_layer is not None:
-            on_layer(index + 1, config.num_hidden_layers)
+    layers = [builder.layer(index) for index in range(config.num_hidden_layers)]
     trunk = Trunk(embed_tokens, layers, weights.norm("model.norm", config.hidden_size))
     head = None if config.tie_word_embeddings else Linear(builder.lm_head())
     mtp = builder.mtp(embed_tokens) if checkpoint.has_mtp else None
     _refuse_remaining(weights.remaining())
-    return _evaluated(Model(config, trunk, head, mtp)), config
+    for done, layer in enumerate(layers, 1):
+        _evaluate(layer)
+        if on_layer is not None:
+            on_layer(done, len(layers))
+    model = Model(config, trunk, head, mtp)
+    _evaluate(model)
+    return model, config
 
 
 class _Builder:
@@ -157,15 +159,14 @@ class _Builder:
         return gate, up, w.experts(path, "down_proj", count, width, inner)
 
 
-def _evaluated(module: M) -> M:
+def _evaluate(module: nn.Module) -> None:
     mx.eval([array for _, array in tree_flatten(module.parameters())])
-    return module
 
 
 def _refuse_remaining(names: list[str]) -> None:
     unknown = [name for name in names if not name.endswith("rotary_emb.inv_freq")]
     if unknown:
         raise CheckpointError(
-            f"The checkpoint holds {len(unknown)} tensors that its config.json does not describe, {unknown[0]} among "
-            "them: config.json and the weights are not of one model; download it again."
+            f"The checkpoint's config.json does not describe {len(unknown)} of its tensors, the first of them "
+            f"{shown(unknown[0])}: config.json and the weights are not of one model; download it again."
         )

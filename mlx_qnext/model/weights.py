@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import mlx.core as mx
 
-from mlx_qnext.checkpoint import Checkpoint
+from mlx_qnext.checkpoint import PACKED_DTYPE, PLAIN_DTYPES, Checkpoint
 from mlx_qnext.errors import CheckpointError
 from mlx_qnext.model.norm import RmsNorm
 from mlx_qnext.ops.device import compute_dtype
@@ -22,9 +22,15 @@ class Weights:
 
     Attributes:
         dtype: of activations, and of everything plain except norms and the decay's parameters.
+
+    Raises:
+        UnsupportedModelError: the configuration names a quantisation that is not computed here.
+        CheckpointError: it names an absurd one, or there are no embeddings.
     """
 
     def __init__(self, checkpoint: Checkpoint, eps: float) -> None:
+        # Another program's quantisation is refused by its name, before its tensors are by theirs.
+        _ = checkpoint.quantization
         self._arrays = checkpoint.arrays(checkpoint.tensors)
         self._checkpoint = checkpoint
         self._eps = eps
@@ -79,7 +85,8 @@ class Weights:
             return Matrix(self._take(f"{path}.weight", shape), bias=added).astype(self.dtype)
         precision = self._checkpoint.precision_of(path)
         assert precision is not None
-        weight = self._take(f"{path}.weight", (*shape[:-1], shape[-1] * precision.bits // 32))
+        words = (*shape[:-1], shape[-1] * precision.bits // 32)
+        weight = self._take(f"{path}.weight", words, dtypes=(PACKED_DTYPE,))
         groups = (*shape[:-1], shape[-1] // precision.group_size)
         scales, biases = (self._take(f"{path}.{name}", groups) for name in ("scales", "biases"))
         return Matrix(weight, scales, biases, precision, added).astype(self.dtype)
@@ -98,8 +105,14 @@ class Weights:
             )
         return self._arrays[name]
 
-    def _take(self, name: str, shape: tuple[int, ...]) -> mx.array:
+    def _take(self, name: str, shape: tuple[int, ...], *, dtypes: tuple[str, ...] = PLAIN_DTYPES) -> mx.array:
         array = self._array(name)
+        dtype = self._checkpoint.tensors[name].dtype
+        if dtype not in dtypes:
+            raise CheckpointError(
+                f"Tensor {name} is stored as {dtype}, expected {', '.join(dtypes)}, and packed integers only with "
+                "scales beside them: download the model again."
+            )
         if tuple(array.shape) != shape:
             raise CheckpointError(
                 f"Tensor {name} has shape {list(array.shape)}, and config.json calls for {list(shape)}: "
