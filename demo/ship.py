@@ -1,0 +1,29 @@
+"""Writes the weights that travel with the program: the bf16 checkpoint, quantised to 4 bits.
+
+python -m demo.ship
+"""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+from mlx_qnext.quantization import Precision
+from quantize.convert import quantize_checkpoint
+from quantize.recipe import Recipe
+
+CHECKPOINT = Path(__file__).parent / "checkpoint"
+WEIGHTS = Path(__file__).parent.parent / "mlx_qnext" / "demo" / "weights"
+
+
+def main() -> None:
+    """Replace the shipped weights by those of the checkpoint."""
+    fresh = WEIGHTS.with_name("weights.new")
+    shutil.rmtree(fresh, ignore_errors=True)
+    quantize_checkpoint(CHECKPOINT, fresh, Recipe(Precision(bits=4, group_size=64)))
+    shutil.rmtree(WEIGHTS, ignore_errors=True)
+    fresh.rename(WEIGHTS)
+
+
+if __name__ == "__main__":
+    main()
