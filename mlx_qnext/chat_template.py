@@ -54,7 +54,9 @@ class ChatTemplate:
                 "the checkpoint's template."
             ) from error
         except _RefusedError as error:
-            raise TokenizerError(f"The chat template refuses these messages: {_one_line(error)}") from error
+            raise TokenizerError(
+                f"The chat template refuses these messages ({_one_line(error)}): change their order or content."
+            ) from error
         except SecurityError as error:
             raise TokenizerError(
                 f"The chat template tries what a template may not do ({_one_line(error)}): "

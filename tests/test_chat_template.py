@@ -50,7 +50,7 @@ def test_the_vectors_cover_every_template_and_conversation():
         ("\n{{ open", "The chat template is not valid Jinja (line 2: "),
         ("{% unknown %}", "The chat template is not valid Jinja (line 1: Encountered unknown tag"),
         ("{{ 'a' | nofilter }}", "The chat template is not valid Jinja (line 1: No filter named 'nofilter'"),
-        ("{{ raise_exception('Roles must\nalternate.') }}", "refuses these messages: Roles must alternate."),
+        ("{{ raise_exception('Roles must\nalternate.') }}", "refuses these messages (Roles must alternate.)"),
         ("{{ messages[0].nothing.deeper }}", "fails on these messages (UndefinedError: "),
         ("{{ 'text' + 1 }}", "fails on these messages (TypeError: "),
         ("{{ 1 // 0 }}", "fails on these messages (ZeroDivisionError: "),
