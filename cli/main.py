@@ -13,10 +13,8 @@ import typer
 from cli.chat import chat
 from cli.generate import generate
 from cli.inspect import inspect
-from mlx_qnext.errors import INTERRUPTED_EXIT_CODE, QnextError
+from mlx_qnext.errors import QnextError
 
-# What a shell reports of a program that a closed pipe ended.
-BROKEN_PIPE_EXIT_CODE = 141
 DEBUG_VARIABLE = "QNEXT_DEBUG"
 
 app = typer.Typer(
@@ -25,7 +23,7 @@ app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
-    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+    context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.command()(chat)
 app.command()(generate)
@@ -42,17 +40,15 @@ def _root(
 
 
 def main() -> None:
-    """Run the command line and exit with its code; every failure is one line on stderr."""
+    """Run the command line and exit with its code; every failure is one line on stderr.
+
+    Typer itself ends with 2 for options it cannot read and with 130 for an interrupt; where the reader of stdout has left, Rich
+    and Typer end with 1 and say nothing.
+    """
     try:
         app()
     except QnextError as error:
         _fail(str(error), error.exit_code)
-    except KeyboardInterrupt:
-        sys.exit(INTERRUPTED_EXIT_CODE)
-    except BrokenPipeError:
-        # The interpreter flushes stdout when it ends, and would fail again.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(BROKEN_PIPE_EXIT_CODE)
     except Exception as error:
         if os.environ.get(DEBUG_VARIABLE):
             traceback.print_exc()

@@ -1,0 +1,251 @@
+"""The program as people and scripts meet it: streams, exit codes, interrupts, conversations."""
+
+from __future__ import annotations
+
+import json
+import os
+import pty
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+from fakes.engine import SUM, ScriptedSession, finished
+
+from cli.answering import answer
+from cli.conversation import Conversation
+from cli.interrupts import cancelling
+from cli.main import main
+from cli.terminal import err
+from mlx_qnext.generate.events import Event, Finished, Notice
+from mlx_qnext.generate.request import GenerationConfig
+
+ROOT = Path(__file__).parent.parent
+PROGRAM = [sys.executable, "-m", "cli"]
+ENVIRONMENT = {**os.environ, "QNEXT_MODEL": "", "TERM": "xterm", "COLUMNS": "80"}
+LONG = "Sort these numbers from smallest to largest: 91, 17, 48, 63, 5, 77, 32"
+
+
+def run(*arguments: str, stdin: str | bytes = b"") -> subprocess.CompletedProcess[str]:
+    data = stdin.encode() if isinstance(stdin, str) else stdin
+    done = subprocess.run(
+        [*PROGRAM, *arguments], cwd=ROOT, env=_environment(), input=data, capture_output=True
+    )
+    out, errors = done.stdout.decode(), done.stderr.decode()
+    return subprocess.CompletedProcess(done.args, done.returncode, out, errors)
+
+
+def start(*arguments: str, **streams: Any) -> subprocess.Popen[bytes]:
+    piped = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    return subprocess.Popen([*PROGRAM, *arguments], cwd=ROOT, env=_environment(), **(piped | streams))
+
+
+def _environment() -> dict[str, str]:
+    return {key: value for key, value in ENVIRONMENT.items() if key != "QNEXT_MODEL"}
+
+
+def test_the_answer_is_on_stdout_and_everything_else_on_stderr() -> None:
+    done = run("generate", "What is 47 + 85?", "--temp", "0")
+    assert done.returncode == 0
+    assert "132" in done.stdout
+    assert "carry" not in done.stdout
+    assert "carry" in done.stderr
+    assert "embedded" in done.stderr
+    assert "tok/s" in done.stderr
+    assert "\x1b" not in done.stdout + done.stderr
+
+
+def test_json_is_one_object_with_these_keys() -> None:
+    done = run("generate", "-", "--json", "--temp", "0", stdin="What is 47 + 85?")
+    result = json.loads(done.stdout)
+    assert set(result) == {"text", "thinking", "finish_reason", "usage", "speed", "model"}
+    assert set(result["usage"]) == {"prompt_tokens", "cached_tokens", "completion_tokens"}
+    assert set(result["speed"]) == {"ttft_ms", "prefill_tps", "decode_tps"}
+    assert "132" in result["text"]
+    assert (result["finish_reason"], result["model"]) == ("stop", "demo")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "phrase"),
+    [
+        (["generate", "hi", "--temp", "-1"], 2, "temperature"),
+        (["generate", "hi", "--draft", "3"], 2, "without drafts"),
+        (["generate", "  "], 2, "empty"),
+        (["generate", "hi", "--model", "./nowhere"], 3, "nowhere"),
+        (["inspect", "thinking-4bits"], 3, "thinking-4bit"),
+    ],
+)
+def test_a_mistake_is_one_line_and_its_exit_code(arguments: Sequence[str], code: int, phrase: str) -> None:
+    done = run(*arguments)
+    assert done.returncode == code
+    assert done.stdout == ""
+    assert done.stderr.count("\n") == 1
+    assert done.stderr.startswith("qnext: ")
+    assert phrase in done.stderr
+
+
+def test_a_prompt_that_is_not_text_is_refused() -> None:
+    done = run("generate", "-", stdin=b"\xff\xfe")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "UTF-8" in done.stderr
+
+
+def test_an_interrupt_keeps_what_was_said() -> None:
+    running = start("generate", LONG, "--no-think", "--temp", "0", "--max-tokens", "4000", "--stop", "never")
+    assert running.stdout is not None
+    assert running.stderr is not None
+    first = os.read(running.stdout.fileno(), 1)
+    running.send_signal(signal.SIGINT)
+    out, errors = running.communicate()
+    assert first
+    assert running.returncode in (0, 130)  # 0 where the answer ended before the signal came
+    assert b"Traceback" not in out + errors
+
+
+class _Interrupted(ScriptedSession):
+    """Interrupted from the keyboard while it answers; it ends when it is told to, as a session does."""
+
+    def generate(self, messages: Sequence[Any], config: GenerationConfig) -> Iterator[Event]:
+        yield SUM[3]
+        signal.raise_signal(signal.SIGINT)
+        assert self.cancelled
+        yield finished("It is", reason="cancelled")
+
+    def session(self) -> _Interrupted:
+        return self
+
+
+def test_json_interrupted_is_still_one_object(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("cli.generate.load_engine", lambda model, err: _Interrupted())
+    monkeypatch.setattr(sys, "argv", ["qnext", "generate", "hi", "--json"])
+    with pytest.raises(SystemExit) as left:
+        main()
+    assert left.value.code == 130
+    result = json.loads(capsys.readouterr().out)
+    assert (result["finish_reason"], result["text"]) == ("cancelled", "It is")
+
+
+def test_a_second_interrupt_is_not_swallowed_and_the_old_handler_comes_back() -> None:
+    before, session = signal.getsignal(signal.SIGINT), ScriptedSession()
+    with cancelling(session):  # pyright: ignore[reportArgumentType]
+        signal.raise_signal(signal.SIGINT)
+        assert session.cancelled
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGINT)
+    assert signal.getsignal(signal.SIGINT) is before
+
+
+def test_a_reader_that_leaves_early_ends_the_program_quietly() -> None:
+    reading, writing = os.pipe()
+    running = start("generate", LONG, "--temp", "0", stdout=writing)
+    os.close(reading)
+    os.close(writing)
+    _, errors = running.communicate()
+    assert running.returncode == 1
+    assert b"Traceback" not in errors
+    assert b"Exception" not in errors
+
+
+def test_help_loads_neither_model_nor_library() -> None:
+    code = (
+        "import sys\nsys.argv = ['qnext', '--help']\n"
+        "from cli.main import main\n"
+        "try:\n    main()\nexcept SystemExit:\n    pass\n"
+        "heavy = {'mlx', 'mlx_lm', 'transformers', 'huggingface_hub', 'tokenizers', 'jinja2', 'numpy'}\n"
+        "print('loaded:', sorted(heavy & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout.endswith("loaded: []\n")
+    assert "generate" in done.stdout
+
+
+def test_inspect_tells_what_the_embedded_model_is_without_reading_weights() -> None:
+    facts = json.loads(run("inspect", "--json").stdout)
+    assert {"path", "architecture", "parameters", "bytes", "quantization", "mtp"} <= set(facts)
+    assert facts["architecture"] == "qwen3_next"
+    assert facts["mtp"] is True
+    assert set(facts["parameters"]) == {"total", "active"}
+    assert {"total", "experts", "attention", "recurrent", "embeddings", "mtp"} <= set(facts["bytes"])
+    assert facts["bytes"]["total"] == sum(v for k, v in facts["bytes"].items() if k != "total") <= 16e6
+
+
+def test_a_piped_chat_remembers_its_turns_and_writes_plain_text() -> None:
+    done = run("chat", "--temp", "0", stdin="What is 47 + 85?\nAnd plus 10?\n")
+    assert done.returncode == 0
+    assert "132" in done.stdout
+    assert "142" in done.stdout
+    assert "\x1b" not in done.stdout + done.stderr
+
+
+@pytest.mark.slow
+def test_a_chat_in_a_terminal_survives_an_interrupt_and_leaves_on_end_of_input() -> None:
+    controller, terminal = pty.openpty()
+    # Ctrl-C becomes a signal only for a program whose controlling terminal this is.
+    running = start(
+        "chat", "--temp", "0", stdout=None, stderr=None, preexec_fn=partial(os.login_tty, terminal)
+    )
+    os.close(terminal)
+    screen = _Screen(controller)
+    screen.until("›")
+    os.write(controller, f"{LONG}\n".encode())
+    screen.until("thinking")
+    os.write(controller, b"\x03")
+    screen.until("stopped")
+    screen.until("›")
+    os.write(controller, b"What is 47 + 85?\n")
+    screen.until("132")
+    screen.until("cached")
+    screen.until("›")
+    os.write(controller, b"\x04")
+    assert running.wait() == 0
+    os.close(controller)
+
+
+class _Screen:
+    """What a pseudo-terminal has shown and nobody has looked at yet."""
+
+    def __init__(self, controller: int) -> None:
+        self._controller, self._seen = controller, b""
+
+    def until(self, text: str) -> None:
+        while text.encode() not in self._seen:
+            self._seen += os.read(self._controller, 4096)
+        self._seen = self._seen.partition(text.encode())[2]
+
+
+def test_an_answer_comes_back_finished_and_its_notes_are_shown(capsys: pytest.CaptureFixture[str]) -> None:
+    result = answer(ScriptedSession(SUM), [], GenerationConfig(), err(), None)  # pyright: ignore[reportArgumentType]
+    assert isinstance(result, Finished)
+    note = SUM[0]
+    assert isinstance(note, Notice)
+    assert note.message in capsys.readouterr().err
+
+
+def test_a_conversation_remembers_questions_answers_and_thoughts() -> None:
+    conversation = Conversation("Be brief.", show_thinking=True)
+    conversation.answered("What is 47 + 85?", finished("132", "carry"))
+    assert conversation.question("And plus 10?") == [
+        {"role": "system", "content": "Be brief."},
+        {"role": "user", "content": "What is 47 + 85?"},
+        {"role": "assistant", "content": "132", "reasoning_content": "carry"},
+        {"role": "user", "content": "And plus 10?"},
+    ]
+
+
+def test_commands_do_what_they_say() -> None:
+    conversation = Conversation(None, show_thinking=True)
+    conversation.answered("a", finished("b"))
+    assert conversation.read("hello there") == ("ask", "hello there")
+    assert conversation.read("/quit") == ("quit", "")
+    assert conversation.read("/think hide")[0] == "say"
+    assert not conversation.show_thinking
+    assert "/clear" in conversation.read("/help")[1]
+    assert "/clear" in conversation.read("/claer")[1]
+    conversation.read("/clear")
+    assert conversation.messages == []

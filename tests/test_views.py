@@ -1,0 +1,163 @@
+"""What the terminal shows, at fixed widths and with a clock that is set by hand, against text that is checked in.
+
+A view that changes on purpose: run with QNEXT_WRITE_VIEWS=1, and read the difference before committing it.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from io import StringIO
+from pathlib import Path
+
+import pytest
+from fakes.engine import STATS, SUM, answer, finished, thinking
+from rich.console import Console
+
+from cli.views.answer import AnswerView
+from cli.views.inspection import inspection
+from cli.views.progress import Progress
+from cli.views.stats import seconds, stats_line
+from mlx_qnext.generate.events import Event, GenerationStats, TokensEmitted
+
+VIEWS = Path(__file__).parent / "vectors" / "views"
+FACTS = {
+    "path": "/models/Qwen3-Next-80B-A3B-Thinking-4bit",
+    "architecture": "qwen3_next",
+    "layers": 48,
+    "context": 262144,
+    "parameters": {"total": 81_320_000_000, "active": 3_560_000_000},
+    "bytes": {"total": 44_800_000_000, "experts": 43_500_000_000, "mtp": 0},
+    "quantization": {"experts": ["4-bit g64"], "mtp": []},
+    "mtp": False,
+}
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def __call__(self) -> float:
+        self.now += 0.5
+        return self.now
+
+
+def console(width: int, *, terminal: bool = True, color: bool = True) -> tuple[Console, StringIO]:
+    file = StringIO()
+    made = Console(
+        file=file,
+        width=width,
+        force_terminal=terminal,
+        color_system="auto" if terminal and color else None,
+        no_color=not color,
+        markup=False,
+        highlight=False,
+        emoji=False,
+        soft_wrap=True,
+        legacy_windows=False,
+        _environ={"TERM": "xterm"},
+    )
+    return made, file
+
+
+def shown(
+    events: Iterable[Event], width: int, *, show_thinking: bool, terminal: bool, color: bool = True
+) -> str:
+    """Both streams as one terminal would show them."""
+    screen, file = console(width, terminal=terminal, color=color)
+    view = AnswerView(screen, screen, show_thinking=show_thinking, clock=Clock())
+    for event in events:
+        if isinstance(event, TokensEmitted):
+            view.update(event)
+    view.finish()
+    return file.getvalue()
+
+
+def check(name: str, text: str) -> None:
+    path = VIEWS / f"{name}.txt"
+    if os.environ.get("QNEXT_WRITE_VIEWS"):
+        path.write_text(text, encoding="utf-8")
+    assert text == path.read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("width", [40, 80, 200])
+def test_an_answer_with_its_thought_shown(width: int) -> None:
+    check(f"answer-{width}", shown(SUM, width, show_thinking=True, terminal=True))
+
+
+def test_off_a_terminal_nothing_but_text_is_written() -> None:
+    text = shown(SUM, 80, show_thinking=True, terminal=False)
+    check("answer-plain", text)
+    assert "\x1b" not in text
+
+
+def test_a_hidden_thought_leaves_one_line() -> None:
+    check("answer-hidden", shown(SUM, 80, show_thinking=False, terminal=False))
+
+
+def test_without_colour_there_is_none() -> None:
+    text = shown(SUM, 80, show_thinking=True, terminal=True, color=False)
+    assert not any(f"\x1b[{code}" in text for code in ("31", "32", "33", "34", "35", "36"))
+
+
+def test_the_models_text_means_itself() -> None:
+    text = "[bold]x[/bold] :smile: 寿司 🍣 שלום " + "long " * 60
+    assert shown([answer(text)], 40, show_thinking=True, terminal=False) == f"{text}\n"
+
+
+def test_a_thought_that_never_ends_is_closed_on_screen() -> None:
+    check("thought-unclosed", shown([thinking("still going", 3)], 80, show_thinking=True, terminal=False))
+
+
+def test_an_answer_that_ends_its_line_gets_no_second_one() -> None:
+    assert shown([answer("done\n")], 80, show_thinking=True, terminal=False) == "done\n"
+
+
+@pytest.mark.parametrize("width", [40, 80])
+def test_a_models_facts(width: int) -> None:
+    screen, file = console(width, terminal=False)
+    screen.print(inspection(FACTS))
+    check(f"inspection-{width}", file.getvalue())
+
+
+def test_the_figures_of_an_answer_in_words() -> None:
+    assert stats_line(finished()) == "77 tokens · 91.2 tok/s · first after 0.13 s · prompt 18"
+    cut = finished(reason="length", stats=GenerationStats(60, 18, 10, 12_300.0, 1.0, 0.0))
+    assert (
+        stats_line(cut) == "10 tokens · first after 12 s · prompt 60 (18 cached) · cut off at the token limit"
+    )
+    stopped = finished(reason="cancelled", stats=GenerationStats(60, 0, 0, 0.0, 1.0, 0.0))
+    assert stats_line(stopped) == "0 tokens · prompt 60 · stopped"
+    assert STATS.cached_tokens == 0
+
+
+@pytest.mark.parametrize(
+    ("value", "words"), [(0.131, "0.13 s"), (3.21, "3.2 s"), (12.4, "12 s"), (185.0, "3 min 5 s")]
+)
+def test_durations_in_words(value: float, words: str) -> None:
+    assert seconds(value) == words
+
+
+def test_progress_off_a_terminal_is_a_line_at_every_tenth() -> None:
+    screen, file = console(80, terminal=False)
+    with Progress(screen, "Downloading", "bytes", clock=Clock()) as progress:
+        for done in range(0, 101, 5):
+            progress.update(done, 100)
+    assert file.getvalue().splitlines() == [f"Downloading: {n} %" for n in range(10, 101, 10)]
+
+
+def test_progress_of_short_work_shows_nothing() -> None:
+    screen, file = console(80)
+    with Progress(screen, "Loading layers", "count", clock=lambda: 0.0) as progress:
+        progress.update(1, 2)
+        progress.update(2, 2)
+    assert file.getvalue() == ""
+
+
+def test_a_bar_shows_what_is_done_and_leaves_no_trace() -> None:
+    screen, file = console(80)
+    with Progress(screen, "Reading the prompt", "count", clock=Clock()) as progress:
+        progress.update(1, 4)
+        progress.update(2, 4)
+    assert "Reading the prompt" in file.getvalue()
+    assert "2/4" in file.getvalue()
