@@ -1,7 +1,7 @@
 """From a checkpoint folder to a model: which tensor becomes which part.
 
-The whole model is put together and checked before any weight is read. Then weights are read and fused one layer at a time, so
-that the peak above the model's own size is one layer's weights.
+The whole model is put together and checked before any weight is read. Then its matrices are read and fused one at a time, so
+that the peak above the model's own size stays below one layer's weights, or two where every expert is a tensor of its own.
 """
 
 from __future__ import annotations
@@ -160,7 +160,9 @@ class _Builder:
 
 
 def _evaluate(module: nn.Module) -> None:
-    mx.eval([array for _, array in tree_flatten(module.parameters())])
+    """One parameter after another: at once, MLX allocates them all before it frees what they were made of."""
+    for _, array in tree_flatten(module.parameters()):
+        mx.eval(array)
 
 
 def _refuse_remaining(names: list[str]) -> None:
