@@ -18,42 +18,37 @@ from mlx_qnext.model.norm import RmsNorm
 FeedForward = Mlp | SparseMoe
 
 
-class RecurrentLayer(nn.Module):
-    """A layer whose mixer is a Gated DeltaNet."""
-
+class _Layer(nn.Module):
     def __init__(
-        self, input_norm: RmsNorm, mixer: GatedDeltaNet, post_norm: RmsNorm, feed_forward: FeedForward
+        self, input_norm: RmsNorm, mixer: nn.Module, post_norm: RmsNorm, feed_forward: FeedForward
     ) -> None:
         super().__init__()
-        self.input_norm, self.mixer, self.post_norm, self.feed_forward = (
-            input_norm,
-            mixer,
-            post_norm,
-            feed_forward,
-        )
+        self.input_norm, self.mixer = input_norm, mixer
+        self.post_norm, self.feed_forward = post_norm, feed_forward
+
+    def _add(self, x: mx.array, mixed: mx.array) -> mx.array:
+        """The mixer's output joins the residual stream, then the feed-forward's."""
+        x = x + mixed
+        return x + self.feed_forward(self.post_norm(x))
+
+
+class RecurrentLayer(_Layer):
+    """A layer whose mixer is a Gated DeltaNet."""
+
+    mixer: GatedDeltaNet
 
     def __call__(
         self, x: mx.array, past: RecurrentState, mask: mx.array | None = None
     ) -> tuple[mx.array, RecurrentState]:
         """`[B, T, hidden] → [B, T, hidden]` and the state after it."""
         mixed, state = self.mixer(self.input_norm(x), past, mask)
-        x = x + mixed
-        return x + self.feed_forward(self.post_norm(x)), state
+        return self._add(x, mixed), state
 
 
-class AttentionLayer(nn.Module):
+class AttentionLayer(_Layer):
     """A layer whose mixer is gated full attention."""
 
-    def __init__(
-        self, input_norm: RmsNorm, mixer: Attention, post_norm: RmsNorm, feed_forward: FeedForward
-    ) -> None:
-        super().__init__()
-        self.input_norm, self.mixer, self.post_norm, self.feed_forward = (
-            input_norm,
-            mixer,
-            post_norm,
-            feed_forward,
-        )
+    mixer: Attention
 
     def __call__(self, x: mx.array, mask: mx.array | str | None, cache: KVCache | None) -> mx.array:
         """`[B, T, hidden] → [B, T, hidden]`; keys and values are appended to the cache."""
@@ -66,5 +61,4 @@ class AttentionLayer(nn.Module):
 
     def after(self, x: mx.array, attended: mx.array, gate: mx.array) -> mx.array:
         """What happens after it, to the end of the layer."""
-        x = x + self.mixer.output(attended, gate)
-        return x + self.feed_forward(self.post_norm(x))
+        return self._add(x, self.mixer.output(attended, gate))
