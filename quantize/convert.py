@@ -10,6 +10,7 @@ from typing import Any
 import mlx.core as mx
 
 from mlx_qnext.checkpoint import MTP_FILE, MTP_PREFIX, Checkpoint
+from mlx_qnext.config import ModelConfig
 from mlx_qnext.errors import UsageError
 from mlx_qnext.quantization import Precision
 from quantize.mlx_layout import mlx_tensors
@@ -26,17 +27,29 @@ _COPIED = (
 def quantize_checkpoint(source: Path, dest: Path, recipe: Recipe) -> None:
     """`dest` holds the weights of `source` in MLX layout, quantised by `recipe`; the MTP head in `mtp.safetensors`.
 
-    `dest` appears only when it is complete. mlx-lm loads it, and so does `mlx_qnext`.
+    `dest` appears only when it is complete, and nothing stays behind where it cannot be. mlx-lm loads it, and so does
+    `mlx_qnext`.
 
     Raises:
-        UsageError: `dest` exists. CheckpointError, UnsupportedModelError: as `Checkpoint.open`.
+        UsageError: `dest` exists.
+        CheckpointError, UnsupportedModelError: as `Checkpoint.open`, `ModelConfig.from_dict` and `mlx_tensors`.
     """
     if dest.exists():
         raise UsageError(f"{dest} exists already: name a new folder, or remove that one.")
     checkpoint = Checkpoint.open(source)
+    ModelConfig.from_dict(checkpoint.config)
     partial = dest.with_name(dest.name + ".partial")
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
+    try:
+        _write(checkpoint, partial, recipe)
+        partial.rename(dest)
+    except BaseException:
+        shutil.rmtree(partial, ignore_errors=True)
+        raise
+
+
+def _write(checkpoint: Checkpoint, folder: Path, recipe: Recipe) -> None:
     files: dict[str, dict[str, mx.array]] = {"model.safetensors": {}, MTP_FILE: {}}
     overrides: dict[str, Any] = {}
     for name, array in mlx_tensors(checkpoint):
@@ -48,12 +61,11 @@ def quantize_checkpoint(source: Path, dest: Path, recipe: Recipe) -> None:
             overrides[module] = _settings(precision) if precision else False
     for file, tensors in files.items():
         if tensors:
-            mx.save_safetensors(str(partial / file), tensors, {"format": "mlx"})
-    _write_config(checkpoint.config, recipe, overrides, partial)
+            mx.save_safetensors(str(folder / file), tensors, {"format": "mlx"})
+    _write_config(checkpoint.config, recipe, overrides, folder)
     for file in _COPIED:
-        if (source / file).exists():
-            shutil.copyfile(source / file, partial / file)
-    partial.rename(dest)
+        if (checkpoint.folder / file).exists():
+            shutil.copyfile(checkpoint.folder / file, folder / file)
 
 
 def _is_matrix(name: str, array: mx.array) -> bool:

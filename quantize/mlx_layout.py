@@ -12,13 +12,23 @@ from collections.abc import Iterator
 import mlx.core as mx
 
 from mlx_qnext.checkpoint import Checkpoint
+from mlx_qnext.errors import UnsupportedModelError
 
 _EXPERT = re.compile(r"(.+\.mlp)\.experts\.0\.(\w+_proj)\.weight")
 _GATED_NORM = ".linear_attn.norm.weight"
 
 
 def mlx_tensors(checkpoint: Checkpoint) -> Iterator[tuple[str, mx.array]]:
-    """Names and unevaluated arrays, in the order of the source's names; expert stacks where their first expert stands."""
+    """Names and unevaluated arrays, in the order of the source's names; expert stacks where their first expert stands.
+
+    Raises:
+        UnsupportedModelError: the checkpoint, or its MTP head, is in MLX layout already, or quantised.
+    """
+    if checkpoint.quantization or "mlx" in (checkpoint.layout, checkpoint.mtp_layout):
+        raise UnsupportedModelError(
+            f"{checkpoint.folder} was converted to MLX already, expected a model as its publisher stores it: "
+            "name the original."
+        )
     arrays = checkpoint.arrays(checkpoint.tensors)
     for name in sorted(checkpoint.tensors):
         if match := _EXPERT.fullmatch(name):
