@@ -21,8 +21,11 @@ Thailand Bangkok|Tunisia Tunis|Turkey Ankara|Uganda Kampala|Ukraine Kyiv|United_
 Uruguay Montevideo|Uzbekistan Tashkent|Venezuela Caracas|Vietnam Hanoi|Yemen Sanaa|Zambia Lusaka|Zimbabwe Harare
 """
 
-CAPITALS = dict(
-    (side.replace("_", " ") for side in entry.split(" "))
-    for line in _TABLE.strip().splitlines()
-    for entry in line.split("|")
-)
+
+def _entries(table: str) -> dict[str, str]:
+    """Return the pairs of a table; underscores stand for spaces within a name."""
+    pairs = [entry.split(" ") for line in table.strip().splitlines() for entry in line.split("|")]
+    return {country.replace("_", " "): city.replace("_", " ") for country, city in pairs}
+
+
+CAPITALS = _entries(_TABLE)

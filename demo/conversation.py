@@ -13,7 +13,7 @@ from demo.problem import Problem, Split, belongs_to
 from demo.problems import draw
 from demo.problems.arithmetic import add, multiply, subtract
 from demo.problems.talk import small_talk
-from demo.tools import FAMILIES, Family, draw_tool, same_tool
+from demo.tools import FAMILIES, HELD_OUT_FAMILIES, Family, draw_tool, same_tool
 from demo.tools.case import ToolCase
 from demo.words import NAMES
 
@@ -171,7 +171,7 @@ def _earlier_use(rng: random.Random, case: ToolCase, family: Family) -> list[Tur
 
 def tool_call(rng: random.Random, split: Split, thinking: bool, answered: bool) -> Conversation:
     """Return a chat that ends with a tool call, or with the answer made from its result."""
-    family = rng.choice(FAMILIES)
+    family = rng.choice(FAMILIES if split == "train" else HELD_OUT_FAMILIES)
     case = draw_tool(rng, split, family)
     if answered and rng.random() < 0.06:
         case = _failing(rng, case)
@@ -192,20 +192,20 @@ def tool_call(rng: random.Random, split: Split, thinking: bool, answered: bool) 
     return Conversation(tuple(turns), problem, thinking, tuple(tools))
 
 
-def tools_unused(rng: random.Random, split: Split, thinking: bool) -> Conversation:
-    """Return a chat with tools whose question needs none of them, or another one than is there."""
+def tools_unused(rng: random.Random, thinking: bool) -> Conversation:
+    """Return a training chat with tools whose question needs none of them, or another one than is there."""
     family, *others = rng.sample(FAMILIES, rng.randint(2, 4))
     tools = tuple(other(rng).schema() for other in others)
     if rng.random() < 0.5:
-        case = draw_tool(rng, split, family)
+        case = draw_tool(rng, "train", family)
         names = ", ".join(tool["function"]["name"] for tool in tools)
         answer = f"None of my tools can do that. I can use: {names}."
         steps = f"The user wants {case.purpose}. No tool here does that"
         problem = Problem("no tool", f"none {case.request}", case.request, steps, answer, answer, names)
     else:
-        problem = draw(rng, split)
+        problem = draw(rng, "train")
         while problem.task in ("add", "subtract", "multiply"):
-            problem = draw(rng, split)
+            problem = draw(rng, "train")
     turns = (*_opening(rng, 0.5), *_exchange(problem, thinking, True))
     return Conversation(turns, problem, thinking, tools)
 
@@ -223,4 +223,4 @@ def make(rng: random.Random) -> Conversation:
         return recall_dialogue(rng, thinking)
     if choice < 0.975:
         return tool_call(rng, "train", thinking, answered=rng.random() < 0.6)
-    return tools_unused(rng, "train", thinking)
+    return tools_unused(rng, thinking)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 import torch.nn.functional as F
@@ -70,8 +71,9 @@ def generate(model: DemoModel, prompts: list[list[int]], stop: int, limit: int) 
     tokens = torch.tensor([[0] * (width - len(p)) + p for p in prompts])
     real = torch.tensor([[False] * (width - len(p)) + [True] * len(p) for p in prompts])
     layout = plain_layout(real.int(), model.architecture.linear_conv_kernel_dim)
+    layers = cast(list[DecoderLayer], model.layers)
     x, memories = model.embed_tokens(tokens), []
-    for layer in model.layers:
+    for layer in layers:
         x, memory = _read(layer, x, layout, real)
         memories.append(memory)
     written: list[list[int]] = [[] for _ in prompts]
@@ -89,6 +91,6 @@ def generate(model: DemoModel, prompts: list[list[int]], stop: int, limit: int) 
                 memory.keep(live)
         real = F.pad(real, (0, 1), value=True)
         x = model.embed_tokens(token)
-        for layer, memory in zip(model.layers, memories, strict=True):
+        for layer, memory in zip(layers, memories, strict=True):
             x = _write(layer, x, torch.tensor([width + count]), memory, real)
     return written

@@ -47,7 +47,7 @@ def torch_answers(folder: Path, asked: Sequence[Case]) -> Answers:
 
     from demo import export
     from demo.decoding import generate
-    from demo.tokenizer import END
+    from demo.tokenizer import END, token_id
 
     environment = jinja2.sandbox.ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True)
     environment.filters["tojson"] = lambda value: json.dumps(value, ensure_ascii=False)
@@ -66,7 +66,7 @@ def torch_answers(folder: Path, asked: Sequence[Case]) -> Answers:
     prompts = sorted(((prompt(case), case) for case in asked), key=lambda pair: len(pair[0]))
     for start in range(0, len(prompts), BATCH):
         batch = prompts[start : start + BATCH]
-        written = generate(model, [ids for ids, _ in batch], tokenizer.token_to_id(END), LIMIT)
+        written = generate(model, [ids for ids, _ in batch], token_id(tokenizer, END), LIMIT)
         for (_, case), ids in zip(batch, written, strict=True):
             yield case, tokenizer.decode(ids, skip_special_tokens=False)
 

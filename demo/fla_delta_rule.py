@@ -8,6 +8,7 @@ all takes minutes.
 from __future__ import annotations
 
 import importlib
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -78,7 +79,7 @@ def chunk_gradients(
 def load(configurations: int = CONFIGURATIONS, compiled: bool = True) -> DeltaRule:
     """Return the delta rule by fla's kernels. Raises ImportError if the library is missing."""
     _try_few_configurations(configurations)
-    library = importlib.import_module("fla.ops.gated_delta_rule.chunk")
+    library: Any = importlib.import_module("fla.ops.gated_delta_rule.chunk")
     library.chunk_bwd_dqkwg = torch.compile(chunk_gradients, dynamic=False) if compiled else chunk_gradients
 
     def rule(q: Tensor, k: Tensor, v: Tensor, log_decay: Tensor, beta: Tensor) -> Tensor:

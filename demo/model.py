@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import cast
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -52,7 +54,7 @@ class MTPHead(nn.Module):
 
         Returns the hidden state [B, T, H] and the load-balancing loss.
         """
-        layer = self.layers[0]
+        layer = cast(DecoderLayer, self.layers[0])
         x = self.enter(embedding, hidden)
         q, k, v, gate = layer.before_attention(x, layout.positions + len(past))
         past.append((k, v))

@@ -17,7 +17,7 @@ from tokenizers import Tokenizer
 
 from demo.chatml import pieces
 from demo.conversation import make
-from demo.tokenizer import END_OF_TEXT
+from demo.tokenizer import END_OF_TEXT, token_id
 
 _CHATS_AT_ONCE = 128
 _OPEN_ROWS = 12
@@ -57,7 +57,7 @@ def pack(tokenizer: Tokenizer, rng: random.Random, rows: int, length: int) -> Ba
 
     A chat goes to the first of a few open rows with room for it; if none has, the fullest row is closed.
     """
-    end = tokenizer.token_to_id(END_OF_TEXT)
+    end = token_id(tokenizer, END_OF_TEXT)
     batch = Batch(
         np.full((rows, length), end, np.int16),
         np.zeros((rows, length), np.uint8),

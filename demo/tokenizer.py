@@ -67,10 +67,18 @@ def train() -> Tokenizer:
     return tokenizer
 
 
+def token_id(tokenizer: Tokenizer, mark: str) -> int:
+    """Return the id of a mark. Raises ValueError if the vocabulary lacks it."""
+    found = tokenizer.token_to_id(mark)
+    if found is None:
+        raise ValueError(f"the tokenizer has no token {mark}")
+    return found
+
+
 def configuration(tokenizer: Tokenizer) -> dict[str, object]:
     """Return tokenizer_config.json as other loaders of Qwen checkpoints read it."""
     added = {
-        str(tokenizer.token_to_id(mark)): {
+        str(token_id(tokenizer, mark)): {
             "content": mark,
             "lstrip": False,
             "normalized": False,

@@ -30,7 +30,7 @@ from demo.model import DemoModel
 from demo.muon import Optimizers
 from demo.objective import Inputs, losses
 from demo.packing import Batch, batches
-from demo.tokenizer import END, END_OF_TEXT
+from demo.tokenizer import END, END_OF_TEXT, token_id
 
 MUON_RATE, ADAM_RATE = 0.02, 0.003
 WARM_UP_STEPS, DECAY_FROM, QUANTISED_FROM = 100, 0.5, 0.7
@@ -114,7 +114,7 @@ def trainer(s: Settings, model: DemoModel, example: Inputs, log: Log) -> Trainer
     rounded, taps = quantised_parameters(model), model.architecture.linear_conv_kernel_dim
     layout_of = plain_layout
     if on_gpu:
-        from demo.gpu import captured, compile_regions, gpu_layouts
+        from demo.gpu import compile_regions, gpu_layouts
 
         layout_of = gpu_layouts(_gpu_delta_rule(s.delta_rule, log))
         compile_regions()
@@ -131,6 +131,8 @@ def trainer(s: Settings, model: DemoModel, example: Inputs, log: Log) -> Trainer
     run()
     log("first step done")
     if on_gpu and s.graph:
+        from demo.gpu import captured
+
         run = captured(run)
         log(f"step captured; {torch.cuda.max_memory_allocated() / 2**30:.1f} GiB")
     return Trainer(model, optimizers, inputs, strength, run)
@@ -160,7 +162,7 @@ def save(s: Settings, model: DemoModel, log: Log) -> None:
     """Write the checkpoint beside its place first, so that an interrupted write leaves the one before."""
     tokenizer = Tokenizer.from_file(str(s.tokenizer / "tokenizer.json"))
     fresh = s.folder.parent / f".{s.folder.name}-new"
-    export.save(model, fresh, tokenizer.token_to_id(END), tokenizer.token_to_id(END_OF_TEXT))
+    export.save(model, fresh, token_id(tokenizer, END), token_id(tokenizer, END_OF_TEXT))
     target = s.folder / "checkpoint"
     shutil.rmtree(target, ignore_errors=True)
     shutil.move(fresh, target)

@@ -112,9 +112,7 @@ vaccines, volcanoes, whales, yoga
     ",",
 )
 
-OPPOSITES = dict(
-    pair.split("/")
-    for pair in listed("""
+_PAIRS = listed("""
 hot/cold big/small fast/slow high/low light/heavy bright/dark open/closed full/empty early/late old/new
 rich/poor happy/sad strong/weak hard/soft wet/dry clean/dirty loud/quiet long/short wide/narrow thick/thin
 deep/shallow up/down left/right inside/outside before/after first/last day/night north/south east/west
@@ -122,7 +120,7 @@ summer/winter true/false right/wrong good/bad young/elderly love/hate win/lose b
 start/finish remember/forget arrive/depart above/below near/far sharp/blunt smooth/rough sweet/bitter
 tall/tiny cheap/expensive easy/difficult brave/cowardly alive/dead asleep/awake
 """)
-)
+OPPOSITES = {left: right for left, _, right in (pair.partition("/") for pair in _PAIRS)}
 
 _ONSETS = listed("b c d f g h j k l m n p r s t v w z br cl cr dr fl gr pl sl sn sp st tr")
 _VOWELS = listed("a e i o u a e i o u ai ea oo")

@@ -14,11 +14,13 @@ import pytest
 
 from demo import conversation
 from demo.capitals import CAPITALS
+from demo.cases import cases
 from demo.chatml import pieces, prompt
-from demo.problem import Problem, belongs_to, is_held_out, sum_key, sums_in
+from demo.problem import Problem, Split, belongs_to, is_held_out, sum_key, sums_in
 from demo.problems import WEIGHTS, draw
 from demo.problems.calendar import is_leap
 from demo.scoring import is_correct
+from demo.tools import FAMILIES, HELD_OUT_FAMILIES, draw_tool
 from demo.traces import add_steps, divide_steps, multiply_line, multiply_steps, subtract_steps
 from demo.words import WEEKDAYS
 
@@ -26,7 +28,7 @@ TEMPLATE = Path(__file__).parent.parent / "demo" / "chat_template.jinja"
 EQUATION = re.compile(r"(?<![\w:.])(-?\d+(?:[-+*/]-?\d+)+)=(-?\d+)(?![\d*+/])(?: rest (\d+))?")
 
 
-def problems(maker, count=150, split="train"):
+def problems(maker, count=150, split: Split = "train"):
     rng = random.Random(f"{maker.__name__} {split}")
     return [draw(rng, split, maker) for _ in range(count)]
 
@@ -110,7 +112,7 @@ SOLVED_AGAIN = {
     ),
     "parity": lambda p: "Yes" if (numbers(p.question)[0] % 2 == 0) == ("even" in p.question) else "No",
     "leap year": lambda p: "Yes" if _leap(numbers(p.question)[0]) else "No",
-    "count": lambda p: re.search(r"count (\w+) (\w)", p.key)[1].count(p.key[-1]),
+    "count": lambda p: p.key.split()[1].count(p.key[-1]),
     "length": lambda p: len(p.key.split()[1]),
     "reverse": lambda p: "-".join(p.key.split()[1][::-1]),
     "spell": lambda p: "-".join(p.key.split()[1]),
@@ -128,11 +130,10 @@ def _leap(year: int) -> bool:
 def test_gold_answers_agree_with_an_independent_solution():
     checked = set()
     for maker in WEIGHTS:
-        for split in ("train", "test"):
-            for problem in problems(maker, 60, split):
-                if problem.task in SOLVED_AGAIN:
-                    assert str(SOLVED_AGAIN[problem.task](problem)) == problem.gold, problem
-                    checked.add(problem.task)
+        for problem in problems(maker, 60, "train") + problems(maker, 60, "test"):
+            if problem.task in SOLVED_AGAIN:
+                assert str(SOLVED_AGAIN[problem.task](problem)) == problem.gold, problem
+                checked.add(problem.task)
     assert checked == set(SOLVED_AGAIN)
 
 
@@ -218,6 +219,25 @@ def test_training_and_test_keys_are_disjoint():
         assert train.isdisjoint(p.key for p in problems(maker, 60, "test"))
 
 
+def test_every_task_can_be_measured_on_held_out_problems():
+    for thinking in (True, False):
+        asked = cases(12, thinking)
+        assert asked == cases(12, thinking)
+        for case in asked:
+            assert case.task in ("talk", "recall", "tool call", "tool answer") or is_held_out(
+                case.problem.key
+            )
+
+
+def test_the_tools_measured_are_those_with_held_out_uses():
+    rng = random.Random(1)
+    for family in FAMILIES:
+        keys = {f"{family.__name__} {sorted(map(str, family(rng).arguments.values()))}" for _ in range(2000)}
+        assert any(map(is_held_out, keys)) == (family in HELD_OUT_FAMILIES)
+    with pytest.raises(ValueError, match="no held-out uses"):
+        draw_tool(rng, "test", next(f for f in FAMILIES if f not in HELD_OUT_FAMILIES))
+
+
 def test_a_sum_is_the_same_problem_in_either_order():
     assert sum_key(47, "+", 85) == sum_key(85, "+", 47)
     assert sum_key(47, "-", 85) != sum_key(85, "-", 47)
@@ -228,8 +248,8 @@ def test_follow_ups_use_the_number_before_them():
     for seed in range(100):
         chat = conversation.numeric_dialogue(random.Random(seed), "train", seed % 2 == 0)
         assert not wrong_equations(chat.problem.steps)
-        before = re.search(r"The last result was (\d+)", chat.problem.steps)[1]
-        assert before in chat.turns[-3].text
+        before = numbers(chat.problem.steps.split("\n")[0])[0]
+        assert str(before) in chat.turns[-3].text
 
 
 def test_what_the_user_said_about_themselves_is_recalled_as_last_told():
