@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
 from cli.interrupts import cancelling
+from cli.terminal import note
 from cli.views.answer import AnswerView
 from cli.views.progress import Progress
-from mlx_qnext.generate.events import Finished, Notice, PrefillProgress, TokensEmitted
+from mlx_qnext.generate.events import Event, Finished, Notice, PrefillProgress, TokensEmitted
 from mlx_qnext.generate.request import GenerationConfig
 
 if TYPE_CHECKING:
@@ -24,20 +25,29 @@ def answer(
     err: Console,
     view: AnswerView | None,
 ) -> Finished:
-    """The finished answer, shown in `view` while it came; an interrupt ends it and keeps what was said."""
+    """The finished answer, shown in `view` while it came; an interrupt ends it and keeps what was said.
+
+    However it ends, no region and no open line of the view is left on screen.
+    """
     events = session.generate(messages, config)
     with Progress(err, "Reading the prompt", "count") as prefill, cancelling(session):
-        for event in events:
-            if isinstance(event, PrefillProgress):
-                prefill.update(event.done_tokens, event.total_tokens)
-            elif isinstance(event, TokensEmitted):
-                prefill.close()
-                if view is not None:
-                    view.update(event)
-            elif isinstance(event, Notice):
-                err.print(event.message, style="dim")
-            elif isinstance(event, Finished):
-                if view is not None:
-                    view.finish()
-                return event
+        try:
+            return _shown(events, err, prefill, view)
+        finally:
+            if view is not None:
+                view.finish()
+
+
+def _shown(events: Iterable[Event], err: Console, prefill: Progress, view: AnswerView | None) -> Finished:
+    for event in events:
+        if isinstance(event, PrefillProgress):
+            prefill.update(event.done_tokens, event.total_tokens)
+        elif isinstance(event, TokensEmitted):
+            prefill.close()
+            if view is not None:
+                view.update(event)
+        elif isinstance(event, Notice):
+            note(err, event.message)
+        elif isinstance(event, Finished):
+            return event
     raise AssertionError("a request ends with Finished")

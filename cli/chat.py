@@ -1,32 +1,35 @@
-"""`qnext chat`: a conversation in the terminal."""
+"""`qnext chat`: a conversation, in the terminal or through a pipe."""
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated
 
+import typer
 from rich.console import Console
 
 from cli import options, terminal
 from cli.answering import answer
 from cli.conversation import Conversation
+from cli.keyboard import typed_turns, unechoed
 from cli.loading import EMBEDDED, load_engine
+from cli.piped import piped_lines
+from cli.record import record
 from cli.views.answer import AnswerView
 from cli.views.stats import stats_line
-from mlx_qnext.errors import ContextLengthError, TokenizerError
+from cli.views.thought import Thinking
+from mlx_qnext.errors import INTERRUPTED_EXIT_CODE, ContextLengthError, TokenizerError
+from mlx_qnext.generate.events import Finished
 from mlx_qnext.generate.request import GenerationConfig
 
 if TYPE_CHECKING:
     from mlx_qnext import Session
 
-PROMPT = "› "
-
 
 def chat(
     model: options.Model = None,
     system: options.System = None,
-    thinking: options.ShowThinking = options.Thinking.show,
+    thinking: options.ShowThinking = Thinking.fold,
     no_think: options.NoThink = False,
     temp: options.Temperature = None,
     top_p: options.TopP = None,
@@ -38,6 +41,7 @@ def chat(
     max_tokens: options.MaxTokens = None,
     stop: options.Stop = None,
     draft: options.Draft = "auto",
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object an answer instead.")] = False,
 ) -> None:
     """Talk with the model; it remembers the conversation. Ctrl-C stops an answer, Ctrl-D leaves."""
     sampling: options.Sampling = {
@@ -50,60 +54,73 @@ def chat(
         "seed": seed,
     }
     config = options.request(sampling, max_tokens=max_tokens, stop=stop, no_think=no_think, draft=draft)
-    out, err = terminal.out(), terminal.err()
-    engine = load_engine(model, err)
-    typed = terminal.stdin_is_terminal()
-    if typed:
-        err.print(f"{model or EMBEDDED} · /help lists the commands, Ctrl-D leaves\n", style="dim")
-    conversation = Conversation(system, show_thinking=thinking is options.Thinking.show)
-    session = engine.session()
-    for line in _typed_lines(err) if typed else sys.stdin:
-        action, text = conversation.read(line)
+    err = terminal.err()
+    session = load_engine(model, err).session()
+    talk = _Talk(
+        session, Conversation(system, thinking), config, err, (model or EMBEDDED) if as_json else None
+    )
+    if terminal.stdin_is_terminal():
+        _in_terminal(talk, model or EMBEDDED)
+    else:
+        _through_pipe(talk)
+
+
+@dataclass(frozen=True)
+class _Talk:
+    """A session and what is said in it; `json_model` names the model where answers are printed as JSON."""
+
+    session: Session
+    conversation: Conversation
+    config: GenerationConfig
+    err: Console
+    json_model: str | None
+
+    def turn(self, line: str) -> Finished | None:
+        """Do what one text from the user asks for; `None` where that needs no answer.
+
+        Raises:
+            EOFError: it asks to leave. ContextLengthError, TokenizerError: it cannot be asked, and is forgotten.
+        """
+        action, text = self.conversation.read(line)
         if action == "quit":
-            return
+            raise EOFError
         if action == "say":
-            err.print(text, style="dim")
-        elif text:
-            _exchange(session, conversation, text, config, out, err)
+            terminal.note(self.err, text)
+        return self._exchange(text) if action == "ask" and text else None
+
+    def _exchange(self, text: str) -> Finished:
+        view = None
+        if self.json_model is None:
+            view = AnswerView(terminal.out(), self.err, self.conversation.thinking)
+        result = answer(self.session, self.conversation.question(text), self.config, self.err, view)
+        if self.json_model is not None:
+            typer.echo(record(result, self.json_model))
+        else:
+            terminal.note(self.err, stats_line(result))
+        if not self.conversation.answered(text, result):
+            terminal.note(self.err, "Stopped before the first word: the question is forgotten.")
+        self.err.print()
+        return result
 
 
-def _exchange(
-    session: Session,
-    conversation: Conversation,
-    text: str,
-    config: GenerationConfig,
-    out: Console,
-    err: Console,
-) -> None:
-    """Ask, show the answer, remember both; what cannot be asked is said and forgotten."""
-    view = AnswerView(out, err, show_thinking=conversation.show_thinking)
-    try:
-        result = answer(session, conversation.question(text), config, err, view)
-    except (ContextLengthError, TokenizerError) as error:
-        err.print(str(error), style="red")
-        return
-    conversation.answered(text, result)
-    err.print(f"{stats_line(result)}\n", style="dim")
-
-
-def _typed_lines(err: Console) -> Iterator[str]:
-    """Lines from a person; an interrupt drops the line, a second one in a row leaves."""
-    # Importing it is what gives `input` editing keys and history.
-    import readline  # noqa: F401
-
-    interrupted = False
-    while True:
+def _in_terminal(talk: _Talk, model: str) -> None:
+    terminal.note(talk.err, f"{model} · /help lists the commands, Ctrl-D leaves\n")
+    for text in typed_turns(talk.err):
         try:
-            line = input(PROMPT)
+            with unechoed():
+                talk.turn(text)
+        except (ContextLengthError, TokenizerError) as error:
+            talk.err.print(str(error), style="red", soft_wrap=False)
         except EOFError:
-            err.print()
             return
-        except KeyboardInterrupt:
-            if interrupted:
-                err.print()
-                return
-            interrupted = True
-            err.print("\nCtrl-C again, or Ctrl-D, leaves.", style="dim")
-            continue
-        interrupted = False
-        yield line
+
+
+def _through_pipe(talk: _Talk) -> None:
+    """Every line is a turn; the first that fails or is interrupted ends the program with its exit code."""
+    for line in piped_lines():
+        try:
+            result = talk.turn(line)
+        except EOFError:
+            return
+        if result is not None and result.reason == "cancelled":
+            raise typer.Exit(INTERRUPTED_EXIT_CODE)

@@ -6,14 +6,23 @@ import difflib
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from cli.views.thought import Thinking
 from mlx_qnext.generate.events import Finished
 
 COMMANDS = {
     "/help": "list these commands",
     "/clear": "forget the conversation",
-    "/think": "show or hide the thought: /think show, /think hide",
+    "/think": "what becomes of thoughts: /think show, /think fold, /think hide",
     "/quit": "leave, as Ctrl-D does",
 }
+
+_HELP = "\n".join(
+    [
+        *(f"{name:8} {meaning}" for name, meaning in COMMANDS.items()),
+        "A line that ends in \\ goes on with the next; Ctrl-C stops an answer.",
+    ]
+)
+_THOUGHTS = {Thinking.show: "shown", Thinking.fold: "folded away when they end", Thinking.hide: "hidden"}
 
 Action = Literal["ask", "say", "quit"]
 
@@ -23,11 +32,11 @@ class Conversation:
     """The messages of one chat.
 
     Attributes:
-        show_thinking: whether the next thought is printed.
+        thinking: what becomes of the next thought on screen.
     """
 
     system: str | None
-    show_thinking: bool
+    thinking: Thinking
     messages: list[dict[str, Any]] = field(default_factory=list)
 
     def __post_init__(self) -> None:
@@ -42,7 +51,7 @@ class Conversation:
         if name == "/quit":
             return "quit", ""
         if name == "/help":
-            return "say", "\n".join(f"{command:8} {help_text}" for command, help_text in COMMANDS.items())
+            return "say", _HELP
         if name == "/clear":
             self._clear()
             return "say", "The conversation is forgotten."
@@ -54,19 +63,27 @@ class Conversation:
         """The messages with this question; they stay as they were until `answered`."""
         return [*self.messages, {"role": "user", "content": text}]
 
-    def answered(self, text: str, result: Finished) -> None:
-        """Remember the exchange, the thought too: the template decides what of it is read again."""
+    def answered(self, text: str, result: Finished) -> bool:
+        """Remember the exchange, the thought too: the template decides what of it is read again.
+
+        `False`, and nothing is remembered, where the answer was stopped before its first word.
+        """
+        if result.reason == "cancelled" and not (result.text or result.thinking):
+            return False
         reply = {"role": "assistant", "content": result.text, "reasoning_content": result.thinking}
         self.messages = [*self.question(text), reply]
+        return True
 
     def _clear(self) -> None:
         self.messages = [{"role": "system", "content": self.system}] if self.system else []
 
     def _set_thinking(self, word: str) -> str:
-        if word not in ("show", "hide"):
-            return "Write /think show or /think hide."
-        self.show_thinking = word == "show"
-        return f"Thoughts are {'shown' if self.show_thinking else 'hidden'} from now on."
+        if word not in list(Thinking):
+            return (
+                f"Write one of {', '.join(f'/think {mode}' for mode in Thinking)}; now it is {self.thinking}."
+            )
+        self.thinking = Thinking(word)
+        return f"Thoughts are {_THOUGHTS[self.thinking]} from now on."
 
 
 def _unknown(name: str) -> str:

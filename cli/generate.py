@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import sys
 from typing import Annotated, Any
 
 import typer
@@ -11,10 +9,12 @@ import typer
 from cli import options, terminal
 from cli.answering import answer
 from cli.loading import EMBEDDED, load_engine
+from cli.piped import piped_text
+from cli.record import record
 from cli.views.answer import AnswerView
 from cli.views.stats import stats_line
+from cli.views.thought import Thinking
 from mlx_qnext.errors import INTERRUPTED_EXIT_CODE, UsageError
-from mlx_qnext.generate.events import Finished
 
 
 def generate(
@@ -23,7 +23,7 @@ def generate(
     ] = None,
     model: options.Model = None,
     system: options.System = None,
-    thinking: options.ShowThinking = options.Thinking.show,
+    thinking: options.ShowThinking = Thinking.show,
     no_think: options.NoThink = False,
     temp: options.Temperature = None,
     top_p: options.TopP = None,
@@ -51,13 +51,12 @@ def generate(
     messages = _messages(system, _prompt(prompt))
     out, err = terminal.out(), terminal.err()
     engine = load_engine(model, err)
-    show = thinking is options.Thinking.show
-    view = None if as_json else AnswerView(out, err, show_thinking=show)
+    view = None if as_json else AnswerView(out, err, thinking)
     result = answer(engine.session(), messages, config, err, view)
     if as_json:
-        sys.stdout.write(json.dumps(_record(result, model or EMBEDDED), ensure_ascii=False) + "\n")
+        typer.echo(record(result, model or EMBEDDED))
     else:
-        err.print(stats_line(result), style="dim")
+        terminal.note(err, stats_line(result))
     if result.reason == "cancelled":
         raise typer.Exit(INTERRUPTED_EXIT_CODE)
 
@@ -65,41 +64,12 @@ def generate(
 def _prompt(argument: str | None) -> str:
     if argument is None and terminal.stdin_is_terminal():
         raise UsageError('There is no prompt: write one, as in qnext generate "Hello", or pipe one in.')
-    text = _piped() if argument in (None, "-") else argument
+    text = piped_text() if argument in (None, "-") else argument
     if text is None or not text.strip():
         raise UsageError("The prompt is empty: write what the model should answer.")
     return text
 
 
-def _piped() -> str:
-    try:
-        return sys.stdin.buffer.read().decode("utf-8")
-    except UnicodeDecodeError as error:
-        raise UsageError(
-            f"The prompt on stdin is not UTF-8 (byte {error.start}): convert it, for example with iconv."
-        ) from None
-
-
 def _messages(system: str | None, prompt: str) -> list[dict[str, Any]]:
     leading = [{"role": "system", "content": system}] if system else []
     return [*leading, {"role": "user", "content": prompt}]
-
-
-def _record(result: Finished, model: str) -> dict[str, Any]:
-    stats = result.stats
-    return {
-        "text": result.text,
-        "thinking": result.thinking,
-        "finish_reason": result.reason,
-        "usage": {
-            "prompt_tokens": stats.prompt_tokens,
-            "cached_tokens": stats.cached_tokens,
-            "completion_tokens": stats.completion_tokens,
-        },
-        "speed": {
-            "ttft_ms": round(stats.ttft_ms, 1),
-            "prefill_tps": round(stats.prefill_tps, 1),
-            "decode_tps": round(stats.decode_tps, 1),
-        },
-        "model": model,
-    }

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from typing import Annotated, Any
 
 import typer
@@ -24,7 +23,7 @@ def inspect(
     """Show a model's architecture, sizes and precisions; no weights are read."""
     facts = _facts(model)
     if as_json:
-        sys.stdout.write(json.dumps(facts, ensure_ascii=False) + "\n")
+        typer.echo(json.dumps(facts, ensure_ascii=False))
     else:
         terminal.out().print(inspection(facts))
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 
 from cli.options import MODEL_VARIABLE
+from cli.terminal import note
 from cli.views.progress import Progress
 
 if TYPE_CHECKING:
@@ -26,11 +27,16 @@ def load_engine(model: str | None, err: Console) -> Engine:
         QnextError: as `mlx_qnext.load`.
     """
     if model is None:
-        err.print(EMBEDDED_NOTE, style="dim")
+        note(err, EMBEDDED_NOTE)
     import mlx_qnext
 
     with (
         Progress(err, "Downloading", "bytes") as download,
         Progress(err, "Loading layers", "count") as layers,
     ):
-        return mlx_qnext.load(model or EMBEDDED, on_download=download.update, on_layer=layers.update)
+
+        def on_layer(done: int, total: int) -> None:
+            download.close()
+            layers.update(done, total)
+
+        return mlx_qnext.load(model or EMBEDDED, on_download=download.update, on_layer=on_layer)

@@ -2,22 +2,15 @@
 
 from __future__ import annotations
 
-from enum import StrEnum
 from typing import Annotated, TypedDict
 
 import typer
 
+from cli.views.thought import Thinking
 from mlx_qnext.errors import UsageError
 from mlx_qnext.generate.request import GenerationConfig
 
 MODEL_VARIABLE = "QNEXT_MODEL"
-
-
-class Thinking(StrEnum):
-    """What becomes of the model's thought on screen."""
-
-    show = "show"
-    hide = "hide"
 
 
 Model = Annotated[
@@ -31,7 +24,9 @@ Model = Annotated[
     ),
 ]
 System = Annotated[str | None, typer.Option("--system", help="The system message.")]
-ShowThinking = Annotated[Thinking, typer.Option("--thinking", help="Show the thought, or hide it.")]
+ShowThinking = Annotated[
+    Thinking, typer.Option("--thinking", help="Show the thought, fold it away when it ends, or hide it.")
+]
 NoThink = Annotated[bool, typer.Option("--no-think", help="Answer without thinking first.")]
 Temperature = Annotated[float | None, typer.Option("--temp", help="Temperature; 0 is greedy.")]
 TopP = Annotated[float | None, typer.Option("--top-p", help="Keep the likeliest tokens up to this mass.")]
@@ -48,7 +43,8 @@ PresencePenalty = Annotated[
 Seed = Annotated[int | None, typer.Option("--seed", help="Fix the random draws.")]
 MaxTokens = Annotated[int | None, typer.Option("--max-tokens", help="The most tokens, the thought included.")]
 Stop = Annotated[
-    list[str] | None, typer.Option("--stop", help="End the answer before this text; repeatable.")
+    list[str] | None,
+    typer.Option("--stop", metavar="<str>", help="End the answer before this text; repeatable."),
 ]
 Draft = Annotated[str, typer.Option("--draft", help="Speculation: auto, or 0 for none.")]
 

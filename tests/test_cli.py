@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import pty
@@ -15,12 +16,15 @@ from typing import Any
 
 import pytest
 from fakes.engine import SUM, ScriptedSession, finished
+from fakes.engine import answer as answered
 
 from cli.answering import answer
 from cli.conversation import Conversation
 from cli.interrupts import cancelling
+from cli.keyboard import typed_turns
 from cli.main import main
 from cli.terminal import err
+from cli.views.thought import Thinking
 from mlx_qnext.generate.events import Event, Finished, Notice
 from mlx_qnext.generate.request import GenerationConfig
 
@@ -123,12 +127,26 @@ def test_json_interrupted_is_still_one_object(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr("cli.generate.load_engine", lambda model, err: _Interrupted())
-    monkeypatch.setattr(sys, "argv", ["qnext", "generate", "hi", "--json"])
-    with pytest.raises(SystemExit) as left:
-        main()
-    assert left.value.code == 130
+    assert exit_code(monkeypatch, "generate", "hi", "--json") == 130
     result = json.loads(capsys.readouterr().out)
     assert (result["finish_reason"], result["text"]) == ("cancelled", "It is")
+
+
+def test_a_piped_chat_ends_where_it_is_interrupted(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("cli.chat.load_engine", lambda model, err: _Interrupted())
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"first\nsecond\n")))
+    assert exit_code(monkeypatch, "chat") == 130
+    assert capsys.readouterr().err.count("stopped") == 1
+
+
+def exit_code(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> object:
+    """What the program exits with, run in this process on whatever was put in its place."""
+    monkeypatch.setattr(sys, "argv", ["qnext", *arguments])
+    with pytest.raises(SystemExit) as left:
+        main()
+    return left.value.code
 
 
 def test_a_second_interrupt_is_not_swallowed_and_the_old_handler_comes_back() -> None:
@@ -183,6 +201,69 @@ def test_a_piped_chat_remembers_its_turns_and_writes_plain_text() -> None:
     assert "\x1b" not in done.stdout + done.stderr
 
 
+def test_a_piped_chat_prints_one_object_an_answer_when_asked_for_json() -> None:
+    done = run(
+        "chat", "--temp", "0", "--json", stdin="What is 47 + 85?\n\nAnd plus 10?\n/quit\nnever asked\n"
+    )
+    first, second = map(json.loads, done.stdout.splitlines())
+    assert "132" in first["text"]
+    assert "142" in second["text"]
+    assert second["usage"]["cached_tokens"] > 0
+
+
+def test_a_piped_chat_ends_at_a_line_that_is_not_text() -> None:
+    done = run("chat", stdin=b"\xff\n")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "UTF-8" in done.stderr
+
+
+def test_a_closed_stdin_is_no_prompt(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "stdin", None)
+    assert exit_code(monkeypatch, "generate") == 2
+    assert "stdin is closed" in capsys.readouterr().err
+
+
+def test_what_the_encoding_lacks_is_replaced_and_the_answer_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    written = io.BytesIO()
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(written, encoding="latin-1"))
+    monkeypatch.setattr("cli.generate.load_engine", lambda model, err: _Japanese())
+    assert exit_code(monkeypatch, "generate", "hi") == 0
+    assert written.getvalue() == b"?? sushi\n"
+
+
+class _Japanese(ScriptedSession):
+    def generate(self, messages: Sequence[Any], config: GenerationConfig) -> Iterator[Event]:
+        return iter((answered("寿司 sushi"), finished("寿司 sushi")))
+
+    def session(self) -> _Japanese:
+        return self
+
+
+def test_a_line_that_ends_in_a_backslash_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    lines = iter(["def f():\\", "    return 1", "next"])
+    monkeypatch.setattr("builtins.input", lambda prompt="": next(lines, None) or _end())
+    assert list(typed_turns(err())) == ["def f():\n    return 1", "next"]
+
+
+def _end() -> str:
+    raise EOFError
+
+
+def test_two_interrupts_in_a_row_leave_the_prompt(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    typed: Iterator[str | None] = iter([None, "still here", None, None, "never read"])
+    monkeypatch.setattr("builtins.input", lambda prompt="": next(typed) or _interrupt())
+    assert list(typed_turns(err())) == ["still here"]
+    assert capsys.readouterr().err.count("leaves") == 2
+
+
+def _interrupt() -> str:
+    raise KeyboardInterrupt
+
+
 @pytest.mark.slow
 def test_a_chat_in_a_terminal_survives_an_interrupt_and_leaves_on_end_of_input() -> None:
     controller, terminal = pty.openpty()
@@ -198,11 +279,14 @@ def test_a_chat_in_a_terminal_survives_an_interrupt_and_leaves_on_end_of_input()
     os.write(controller, b"\x03")
     screen.until("stopped")
     screen.until("›")
-    os.write(controller, b"What is 47 + 85?\n")
-    screen.until("132")
+    # As a terminal sends a paste: one text, whatever line ends it holds.
+    os.write(controller, b"\x1b[200~What is\n47 + 85?\x1b[201~\n")
+    screen.until("thinking")
+    os.write(controller, b"typed ahead")
+    assert b"typed" not in screen.until("132")
     screen.until("cached")
-    screen.until("›")
-    os.write(controller, b"\x04")
+    screen.until("› typed ahead")
+    os.write(controller, b"\x15\x04")  # drop the line, end the input
     assert running.wait() == 0
     os.close(controller)
 
@@ -213,10 +297,12 @@ class _Screen:
     def __init__(self, controller: int) -> None:
         self._controller, self._seen = controller, b""
 
-    def until(self, text: str) -> None:
+    def until(self, text: str) -> bytes:
+        """What came before `text`, which is looked at and gone."""
         while text.encode() not in self._seen:
             self._seen += os.read(self._controller, 4096)
-        self._seen = self._seen.partition(text.encode())[2]
+        before, _, self._seen = self._seen.partition(text.encode())
+        return before
 
 
 def test_an_answer_comes_back_finished_and_its_notes_are_shown(capsys: pytest.CaptureFixture[str]) -> None:
@@ -228,7 +314,7 @@ def test_an_answer_comes_back_finished_and_its_notes_are_shown(capsys: pytest.Ca
 
 
 def test_a_conversation_remembers_questions_answers_and_thoughts() -> None:
-    conversation = Conversation("Be brief.", show_thinking=True)
+    conversation = Conversation("Be brief.", Thinking.show)
     conversation.answered("What is 47 + 85?", finished("132", "carry"))
     assert conversation.question("And plus 10?") == [
         {"role": "system", "content": "Be brief."},
@@ -238,13 +324,22 @@ def test_a_conversation_remembers_questions_answers_and_thoughts() -> None:
     ]
 
 
+def test_a_question_stopped_before_the_first_word_is_forgotten() -> None:
+    conversation = Conversation(None, Thinking.fold)
+    assert not conversation.answered("a", finished("", reason="cancelled"))
+    assert conversation.messages == []
+    assert conversation.answered("a", finished("It", reason="cancelled"))
+    assert len(conversation.messages) == 2
+
+
 def test_commands_do_what_they_say() -> None:
-    conversation = Conversation(None, show_thinking=True)
+    conversation = Conversation(None, Thinking.show)
     conversation.answered("a", finished("b"))
     assert conversation.read("hello there") == ("ask", "hello there")
     assert conversation.read("/quit") == ("quit", "")
     assert conversation.read("/think hide")[0] == "say"
-    assert not conversation.show_thinking
+    assert conversation.thinking is Thinking.hide
+    assert "now it is hide" in conversation.read("/think")[1]
     assert "/clear" in conversation.read("/help")[1]
     assert "/clear" in conversation.read("/claer")[1]
     conversation.read("/clear")

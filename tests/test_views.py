@@ -12,12 +12,15 @@ from pathlib import Path
 
 import pytest
 from fakes.engine import STATS, SUM, answer, finished, thinking
+from rich.cells import cell_len
 from rich.console import Console
+from rich.text import Text
 
 from cli.views.answer import AnswerView
 from cli.views.inspection import inspection
 from cli.views.progress import Progress
 from cli.views.stats import seconds, stats_line
+from cli.views.thought import Region, Thinking
 from mlx_qnext.generate.events import Event, GenerationStats, TokensEmitted
 
 VIEWS = Path(__file__).parent / "vectors" / "views"
@@ -61,11 +64,11 @@ def console(width: int, *, terminal: bool = True, color: bool = True) -> tuple[C
 
 
 def shown(
-    events: Iterable[Event], width: int, *, show_thinking: bool, terminal: bool, color: bool = True
+    events: Iterable[Event], width: int, *, thinking_is: Thinking, terminal: bool, color: bool = True
 ) -> str:
     """Both streams as one terminal would show them."""
     screen, file = console(width, terminal=terminal, color=color)
-    view = AnswerView(screen, screen, show_thinking=show_thinking, clock=Clock())
+    view = AnswerView(screen, screen, thinking_is, clock=Clock())
     for event in events:
         if isinstance(event, TokensEmitted):
             view.update(event)
@@ -82,35 +85,71 @@ def check(name: str, text: str) -> None:
 
 @pytest.mark.parametrize("width", [40, 80, 200])
 def test_an_answer_with_its_thought_shown(width: int) -> None:
-    check(f"answer-{width}", shown(SUM, width, show_thinking=True, terminal=True))
+    check(f"answer-{width}", shown(SUM, width, thinking_is=Thinking.show, terminal=True))
 
 
 def test_off_a_terminal_nothing_but_text_is_written() -> None:
-    text = shown(SUM, 80, show_thinking=True, terminal=False)
+    text = shown(SUM, 80, thinking_is=Thinking.show, terminal=False)
     check("answer-plain", text)
     assert "\x1b" not in text
 
 
 def test_a_hidden_thought_leaves_one_line() -> None:
-    check("answer-hidden", shown(SUM, 80, show_thinking=False, terminal=False))
+    check("answer-hidden", shown(SUM, 80, thinking_is=Thinking.hide, terminal=False))
 
 
 def test_without_colour_there_is_none() -> None:
-    text = shown(SUM, 80, show_thinking=True, terminal=True, color=False)
+    text = shown(SUM, 80, thinking_is=Thinking.show, terminal=True, color=False)
     assert not any(f"\x1b[{code}" in text for code in ("31", "32", "33", "34", "35", "36"))
+
+
+@pytest.mark.parametrize("width", [40, 80, 200])
+def test_a_folded_thought_shows_its_last_lines_while_it_lasts(width: int) -> None:
+    screen, file = console(width, terminal=False)
+    thought = (
+        "not seen any more\n" * 9
+        + "\n寿司を三貫とお茶を二杯頼むと全部でいくらになるか計算する 🍣🍣🍣\n"
+        + "and so on " * 12
+    )
+    screen.print(Region(Text("thinking 3.2 s · 124 tokens"), thought))
+    check(f"region-{width}", file.getvalue())
+    assert max(map(cell_len, file.getvalue().splitlines())) <= width
+
+
+def test_a_folded_thought_leaves_one_line_and_streams_where_nothing_can_be_folded() -> None:
+    folded = shown(SUM, 80, thinking_is=Thinking.fold, terminal=True)
+    # How often the region was drawn, and so what the clock says, is up to a thread.
+    assert folded.partition("thought for ")[2].endswith(" s · 7 tokens\x1b[0m\n\nIt is 132.\n")
+    assert shown(SUM, 80, thinking_is=Thinking.fold, terminal=False) == shown(
+        SUM, 80, thinking_is=Thinking.show, terminal=False
+    )
+
+
+def test_an_answer_is_written_to_the_character_where_no_terminal_reads_it() -> None:
+    text = "all:\n\tcc -o a a.c\r\n\x1b[31m\x07\x0c"
+    assert shown([answer(text)], 80, thinking_is=Thinking.show, terminal=False) == f"{text}\n"
+
+
+def test_control_characters_of_the_model_do_not_reach_a_terminal() -> None:
+    events = [thinking("a\x1b[2J"), answer("b\x1b]0;title\x07\x9bc\r\n\td")]
+    text = shown(events, 80, thinking_is=Thinking.show, terminal=True)
+    assert "a␛[2J" in text
+    assert "b␛]0;title␇\ufffdc\n\td\n" in text
 
 
 def test_the_models_text_means_itself() -> None:
     text = "[bold]x[/bold] :smile: 寿司 🍣 שלום " + "long " * 60
-    assert shown([answer(text)], 40, show_thinking=True, terminal=False) == f"{text}\n"
+    assert shown([answer(text)], 40, thinking_is=Thinking.show, terminal=False) == f"{text}\n"
 
 
 def test_a_thought_that_never_ends_is_closed_on_screen() -> None:
-    check("thought-unclosed", shown([thinking("still going", 3)], 80, show_thinking=True, terminal=False))
+    check(
+        "thought-unclosed", shown([thinking("still going", 3)], 80, thinking_is=Thinking.show, terminal=False)
+    )
 
 
 def test_an_answer_that_ends_its_line_gets_no_second_one() -> None:
-    assert shown([answer("done\n")], 80, show_thinking=True, terminal=False) == "done\n"
+    assert shown([answer("done\n")], 80, thinking_is=Thinking.show, terminal=False) == "done\n"
 
 
 @pytest.mark.parametrize("width", [40, 80])

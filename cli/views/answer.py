@@ -6,85 +6,61 @@ from collections.abc import Callable
 from time import monotonic
 
 from rich.console import Console
-from rich.status import Status
 
-from cli.views.stats import seconds
+from cli.terminal import visible
+from cli.views.thought import Thinking, ThoughtView
 from mlx_qnext.generate.events import TokensEmitted
-from mlx_qnext.transcript import Segment
 
 
 class AnswerView:
-    """Prints segments as they come.
+    """Prints segments as they come: each thought in a view of its own, the answer below it.
 
-    A thought that is shown streams dim under its own heading; a hidden one is a line that counts while it lasts, on a terminal.
-    Either way it ends in one dim line with its length and time, and the answer starts on a line of its own.
+    Off a terminal the answer's text is written as it is, to the character. On one, control characters show as symbols.
 
     Args:
         out: where the answer goes. err: where the thought and its line go.
-        show_thinking: whether the thought's text is printed.
+        thinking: what becomes of the thought's text.
     """
 
     def __init__(
-        self, out: Console, err: Console, *, show_thinking: bool, clock: Callable[[], float] = monotonic
+        self, out: Console, err: Console, thinking: Thinking, clock: Callable[[], float] = monotonic
     ) -> None:
-        self._out, self._err, self._show, self._clock = out, err, show_thinking, clock
-        self._thinking_since: float | None = None
-        self._thinking_tokens = 0
-        self._status: Status | None = None
+        self._out, self._err, self._thinking, self._clock = out, err, thinking, clock
+        self._thought: ThoughtView | None = None
         self._line_open = False
 
     def update(self, group: TokensEmitted) -> None:
         """Print what became certain with these tokens."""
         for segment in group.segments:
             if segment.kind == "thinking":
-                self._think(segment)
+                self._think(segment.text)
             else:
                 self._answer(segment.text)
-        if self._thinking_since is not None:
-            self._thinking_tokens += len(group.token_ids)
-            self._count()
+        if self._thought is not None:
+            self._thought.count(len(group.token_ids))
 
     def finish(self) -> None:
-        """Close whatever line is open."""
+        """Close whatever is open: the thought's region, the answer's line."""
         self._end_thought()
         if self._line_open:
-            self._out.print()
-            self._line_open = False
+            self._write("\n")
 
-    def _think(self, segment: Segment) -> None:
-        if self._thinking_since is None:
-            self._thinking_since = self._clock()
-            if self._show:
-                self._err.print("thinking", style="dim italic")
-        if self._show:
-            self._err.print(segment.text, style="dim", end="")
-
-    def _count(self) -> None:
-        if self._show or not self._err.is_terminal:
-            return
-        if self._status is None:
-            self._status = self._err.status("", spinner="dots")
-            self._status.start()
-        self._status.update(f"[dim]thinking {self._thought()}")
+    def _think(self, text: str) -> None:
+        if self._thought is None:
+            self._thought = ThoughtView(self._err, self._thinking, self._clock)
+        self._thought.add(text)
 
     def _answer(self, text: str) -> None:
         self._end_thought()
-        self._out.print(text, end="")
-        # Rich writes when a line is complete; a streamed answer should not wait for that.
+        self._write(visible(text) if self._out.is_terminal else text)
+
+    def _write(self, text: str) -> None:
+        # Past Rich, which expands tabs and drops carriage returns; flushed, so that the answer streams through a pipe too.
+        self._out.file.write(text)
         self._out.file.flush()
         self._line_open = not text.endswith("\n")
 
     def _end_thought(self) -> None:
-        if self._thinking_since is None:
-            return
-        if self._status is not None:
-            self._status.stop()
-            self._status = None
-        if self._show:
-            self._err.print()
-        self._err.print(f"thought for {self._thought()}\n", style="dim italic")
-        self._thinking_since = None
-
-    def _thought(self) -> str:
-        assert self._thinking_since is not None
-        return f"{seconds(self._clock() - self._thinking_since)} · {self._thinking_tokens} tokens"
+        if self._thought is not None:
+            self._thought.close()
+            self._thought = None
