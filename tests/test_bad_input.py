@@ -11,6 +11,7 @@ from typing import Any
 
 import mlx.core as mx
 import pytest
+from builders import write_hf_checkpoint
 from spoiling import (
     Spoil,
     append_tensor,
@@ -233,6 +234,12 @@ def test_a_spoilt_model_is_refused_in_one_sentence(row: str, sound: Path) -> Non
     # No weight is read before all is known to be sound, and no lying number is believed.
     assert mx.get_peak_memory() - before < 1e6
     assert python_peak < 16e6
+
+
+def test_another_programs_quantisation_is_refused_by_name_however_plain_the_weights(tmp_path: Path) -> None:
+    edit("config.json", quantization_config={"quant_method": "awq"})(write_hf_checkpoint(tmp_path))
+    with pytest.raises(UnsupportedModelError, match="awq"):
+        mlx_qnext.load_model(tmp_path)
 
 
 @pytest.mark.parametrize(
