@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import select
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,19 +12,18 @@ from rich.console import Console
 from cli.terminal import note
 
 PROMPT = "› "
+_CONTINUATION = "  "
 _CONTINUES = "\\"
 
 
 def typed_turns(err: Console) -> Iterator[str]:
-    """One text a turn, until the end of input or two interrupts in a row; one interrupt drops what was typed.
+    """One text a turn, until the end of input or two interrupts in a row; an interrupt drops what was typed.
 
-    A line that ends in a backslash goes on with the next. A paste of several lines stays one text where Python is built with
-    GNU readline; editline has no such mode, and each pasted line is a turn.
+    A paste of several lines is one text, and a line that ends in a backslash goes on with the next.
     """
     # Importing it is what gives `input` editing keys and history.
     import readline
 
-    # A no-op for editline, which reads the line as a command it does not know.
     readline.parse_and_bind("set enable-bracketed-paste on")
     interrupted = False
     while True:
@@ -45,9 +45,13 @@ def typed_turns(err: Console) -> Iterator[str]:
 
 def _turn() -> str:
     text = _line(PROMPT)
-    while text.endswith(_CONTINUES):
-        text = f"{text.removesuffix(_CONTINUES)}\n{_line('  ')}"
-    return text
+    while True:
+        if text.endswith(_CONTINUES):
+            text = f"{text.removesuffix(_CONTINUES)}\n{_line(_CONTINUATION)}"
+        elif _more_was_pasted():
+            text = f"{text}\n{_line(_CONTINUATION)}"
+        else:
+            return text
 
 
 def _line(prompt: str) -> str:
@@ -57,6 +61,13 @@ def _line(prompt: str) -> str:
     sys.stderr.write(prompt)
     sys.stderr.flush()
     return input()
+
+
+def _more_was_pasted() -> bool:
+    """Whether another line is there already; only editline, which cannot tell pasted lines from typed ones, needs it."""
+    import readline
+
+    return "libedit" in (readline.__doc__ or "") and bool(select.select([sys.stdin], [], [], 0)[0])
 
 
 @contextmanager
