@@ -1,52 +1,142 @@
-"""What only Apple's GPU can show. Run with `pytest -m metal` on a Mac."""
+"""What only Apple's GPU can show. Run with `pytest -m metal` on a Mac; `docs/platforms.md` says what each test settles."""
 
 from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from io import StringIO
+from typing import NamedTuple
 
 import mlx.core as mx
 import numpy as np
 import pytest
 from tolerances import METAL_RECURRENCE
 
+import mlx_qnext
 from mlx_qnext import Engine, GenerationConfig
 from mlx_qnext.generate.events import Finished
-from mlx_qnext.model import trunk
+from mlx_qnext.model import memory, trunk
 from mlx_qnext.ops.gated_delta import gated_delta, recurrent
 
 pytestmark = [
     pytest.mark.metal,
-    pytest.mark.skipif(not mx.metal.is_available(), reason="needs Metal"),
+    pytest.mark.skipif(not mx.metal.is_available(), reason="needs a Mac with Metal"),
 ]
 
+SUM = [{"role": "user", "content": "What is 47 + 85?"}]
+GREEDY = GenerationConfig(temperature=0.0)
 
-@pytest.mark.parametrize("tokens", [1, 2, 5, 64, 65, 300])
-@pytest.mark.parametrize("masked", [False, True])
-def test_the_metal_recurrence_is_the_reference(tokens: int, masked: bool) -> None:
+
+class Heads(NamedTuple):
+    keys: int
+    values: int
+    dim: int
+
+
+# The 80B model's, for which MLX has kernels; and the embedded model's, for which it has none.
+HEADS = {"80B": Heads(16, 32, 128), "embedded": Heads(4, 8, 64)}
+each_shape = pytest.mark.parametrize("heads", HEADS.values(), ids=HEADS.keys())
+
+
+@pytest.fixture(autouse=True, scope="module")
+def on_the_gpu() -> Iterator[None]:
+    device = mx.default_device()
+    mx.set_default_device(mx.gpu)
+    yield
+    mx.set_default_device(device)
+
+
+@pytest.fixture(scope="module")
+def gpu_engine(on_the_gpu: None) -> Engine:
+    return mlx_qnext.load("demo")
+
+
+def random_inputs(heads: Heads, tokens: int, dtype: mx.Dtype = mx.float32) -> list[mx.array]:
+    """Unit keys, queries of length D ** -0.5, moderate decays, a state that is not zero; all in `gated_delta`'s order."""
     keys = [mx.random.key(n) for n in range(6)]
-    q, k = (mx.random.normal((2, tokens, 4, 128), key=key) * 128**-0.5 for key in keys[:2])
-    v = mx.random.normal((2, tokens, 8, 128), key=keys[2])
-    log_decay = -mx.random.uniform(0, 0.5, (2, tokens, 8), key=keys[3])
-    beta = mx.random.uniform(0, 1, (2, tokens, 8), key=keys[4])
-    state = mx.random.normal((2, 8, 128, 128), key=keys[5])
-    mask = mx.arange(tokens)[None] < mx.array([[tokens], [max(1, tokens // 2)]]) if masked else None
-    y, after = gated_delta(q, k, v, log_decay, beta, state, mask)
-    expected_y, expected_after = recurrent(q, k, v, log_decay, beta, state, mask)
-    METAL_RECURRENCE.check(np.array(after), np.array(expected_after), "state")
-    if not masked:
-        METAL_RECURRENCE.check(np.array(y), np.array(expected_y), "output")
+    wide, per_head = (2, tokens, heads.keys, heads.dim), (2, tokens, heads.values)
+    q, k = (unit(mx.random.normal(wide, key=key)) for key in keys[:2])
+    v = mx.random.normal((*per_head, heads.dim), key=keys[2])
+    state = mx.random.normal((2, heads.values, heads.dim, heads.dim), key=keys[5])
+    log_decay = -mx.random.uniform(0, 0.5, per_head, key=keys[3])
+    beta = mx.random.uniform(0, 1, per_head, key=keys[4])
+    return [*(x.astype(dtype) for x in (q * heads.dim**-0.5, k, v)), log_decay, beta, state]
 
 
-def test_a_compiled_step_gives_the_logits_of_a_plain_one(
-    engine: Engine, monkeypatch: pytest.MonkeyPatch
+def unit(x: mx.array) -> mx.array:
+    return x * mx.rsqrt((x * x).sum(-1, keepdims=True))
+
+
+def check(actual: Sequence[mx.array], expected: Sequence[mx.array], mask: mx.array | None = None) -> None:
+    """Output where the mask allows one, and state."""
+    seen = mx.array(True) if mask is None else mask[..., None, None]
+    for name, a, e in zip(("output", "state"), actual, expected, strict=True):
+        a, e = (mx.where(seen, x, 0) if name == "output" else x for x in (a, e))
+        METAL_RECURRENCE.check(*(np.array(x.astype(mx.float32)) for x in (a, e)), name)
+
+
+@each_shape
+@pytest.mark.parametrize("dtype", [mx.float32, mx.bfloat16], ids=["fp32", "bf16"])
+@pytest.mark.parametrize("tokens", [1, 2, 5, 9, 64, 65, 300])
+@pytest.mark.parametrize("masked", [False, True], ids=["whole", "padded"])
+def test_the_recurrence_on_metal_is_the_reference(
+    heads: Heads, dtype: mx.Dtype, tokens: int, masked: bool
 ) -> None:
-    tokens = mx.array([[11, 12, 13, 14]])
-    compiled = np.array(engine.model(tokens).astype(mx.float32))
-    monkeypatch.setattr(trunk, "_COMPILE_UP_TO_TOKENS", 0)
-    plain = np.array(engine.model(tokens).astype(mx.float32))
-    assert (compiled.argmax(-1) == plain.argmax(-1)).all()
+    inputs = random_inputs(heads, tokens, dtype)
+    mask = mx.arange(tokens)[None] < mx.array([[tokens], [max(1, tokens // 2)]]) if masked else None
+    check(gated_delta(*inputs, mask), recurrent(*inputs, mask), mask)
 
 
-def test_the_embedded_model_answers_on_the_gpu(engine: Engine) -> None:
-    messages = [{"role": "user", "content": "What is 47 + 85?"}]
-    *_, last = engine.session().generate(messages, GenerationConfig(temperature=0.0))
+@each_shape
+@pytest.mark.parametrize("tokens", [1, 64])
+def test_a_decay_that_bf16_would_round_to_1_still_decays(heads: Heads, tokens: int) -> None:
+    q, k, v, log_decay, beta, state = random_inputs(heads, tokens, mx.bfloat16)
+    _, after = gated_delta(q, k, v, mx.full(log_decay.shape, -1e-3), mx.zeros_like(beta), state)
+    forgotten = np.array(state - after)
+    METAL_RECURRENCE.check(forgotten, np.array(state) * -np.expm1(-1e-3 * tokens), "what was forgotten")
+
+
+@each_shape
+@pytest.mark.parametrize("padded", [False, True], ids=["whole", "padded"])
+def test_a_prompt_is_never_unrolled_into_its_tokens(heads: Heads, padded: bool) -> None:
+    tokens = 1024
+    mask = mx.ones((2, tokens), dtype=mx.bool_) if padded else None
+    graph = StringIO()
+    mx.export_to_dot(graph, *gated_delta(*random_inputs(heads, tokens), mask))
+    kernels = graph.getvalue().count("label =")
+    assert kernels < tokens
+
+
+def answer(engine: Engine) -> Finished:
+    *_, last = engine.session().generate(SUM, GREEDY)
     assert isinstance(last, Finished)
-    assert "132" in last.text
+    return last
+
+
+def test_the_embedded_model_computes_in_half_precision_and_answers_right(gpu_engine: Engine) -> None:
+    assert gpu_engine.model(mx.array([[11]])).dtype == mx.bfloat16
+    assert "132" in answer(gpu_engine).text
+
+
+def test_a_compiled_step_says_what_a_plain_one_says(
+    gpu_engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    compiled = answer(gpu_engine)
+    monkeypatch.setattr(trunk, "_COMPILE_UP_TO_TOKENS", 0)
+    plain = answer(gpu_engine)
+    assert (compiled.thinking, compiled.text) == (plain.thinking, plain.text)
+
+
+def test_a_session_goes_on_from_its_snapshot(gpu_engine: Engine) -> None:
+    session = gpu_engine.session()
+    (*_, first), (*_, again) = (list(session.generate(SUM, GREEDY)) for _ in range(2))
+    assert isinstance(first, Finished)
+    assert isinstance(again, Finished)
+    assert again.stats.cached_tokens > 0
+    assert (again.thinking, again.text) == (first.thinking, first.text)
+
+
+def test_loading_wires_the_memory_that_macos_recommends(gpu_engine: Engine) -> None:
+    recommended = memory.device_limit_bytes()
+    assert 0 < recommended <= os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    assert mx.set_wired_limit(recommended) == recommended
