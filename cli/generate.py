@@ -37,7 +37,7 @@ def generate(
     draft: options.Draft = "auto",
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object instead.")] = False,
 ) -> None:
-    """Answer one prompt: the answer goes to stdout, the thought and the figures to stderr."""
+    """Answer one prompt. The answer goes to stdout, the thought and the figures to stderr."""
     sampling: options.Sampling = {
         "temperature": temp,
         "top_p": top_p,

@@ -20,7 +20,7 @@ def inspect(
     ] = EMBEDDED,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object instead.")] = False,
 ) -> None:
-    """Show a model's architecture, sizes and precisions; no weights are read."""
+    """Show what a model is and holds. No weights are read."""
     facts = _facts(model)
     if as_json:
         typer.echo(json.dumps(facts, ensure_ascii=False))

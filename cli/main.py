@@ -13,7 +13,7 @@ import typer
 from cli.chat import chat
 from cli.generate import generate
 from cli.inspect import inspect
-from cli.terminal import replace_what_cannot_be_encoded
+from cli.terminal import occupy_closed_stdin, replace_what_cannot_be_encoded
 from mlx_qnext.errors import QnextError
 
 DEBUG_VARIABLE = "QNEXT_DEBUG"
@@ -46,6 +46,7 @@ def main() -> None:
     Typer itself ends with 2 for options it cannot read and with 130 for an interrupt; where the reader of stdout has left, Rich
     and Typer end with 1 and say nothing.
     """
+    occupy_closed_stdin()
     replace_what_cannot_be_encoded()
     try:
         app()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 import sys
 
 from rich.console import Console
@@ -35,6 +36,12 @@ def note(console: Console, text: str) -> None:
 def visible(text: str) -> str:
     """The text with its control characters as symbols; newlines and tabs stay, carriage returns go."""
     return text.translate(_VISIBLE)
+
+
+def occupy_closed_stdin() -> None:
+    """Descriptor 0 is not free for the next file: MLX takes it for a failure to open one."""
+    if sys.stdin is None:
+        os.open(os.devnull, os.O_RDONLY)
 
 
 def replace_what_cannot_be_encoded() -> None:

@@ -225,6 +225,15 @@ def test_a_closed_stdin_is_no_prompt(
     assert "stdin is closed" in capsys.readouterr().err
 
 
+def test_a_closed_stdin_is_no_obstacle_to_an_argument() -> None:
+    command = [*PROGRAM, "generate", "What is 47 + 85?", "--temp", "0"]
+    done = subprocess.run(
+        command, cwd=ROOT, env=_environment(), capture_output=True, preexec_fn=partial(os.close, 0)
+    )
+    assert done.returncode == 0
+    assert b"132" in done.stdout
+
+
 def test_what_the_encoding_lacks_is_replaced_and_the_answer_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
     written = io.BytesIO()
     monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(written, encoding="latin-1"))

@@ -10,6 +10,7 @@ from typing import Literal, Self
 from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as RichProgress
+from rich.table import Column
 
 # Shorter work shows nothing: a bar that flashes by tells nobody anything.
 _SHOW_AFTER_S = 1.0
@@ -61,8 +62,11 @@ class Progress:
 
     def _draw(self, done: int, total: int) -> None:
         if self._bar is None:
-            amount = DownloadColumn() if self._unit == "bytes" else MofNCompleteColumn()
-            columns = (TextColumn("{task.description}"), BarColumn(), amount, TimeRemainingColumn())
+            # Where the terminal is narrow, the bar gives way and the numbers stay whole.
+            whole = Column(no_wrap=True)
+            amount = DownloadColumn if self._unit == "bytes" else MofNCompleteColumn
+            numbers = (amount(table_column=whole), TimeRemainingColumn(table_column=whole))
+            columns = (TextColumn("{task.description}"), BarColumn(), *numbers)
             self._bar = RichProgress(*columns, console=self._console, transient=True)
             self._bar.add_task(self._title, total=total, completed=done)
             self._bar.start()
