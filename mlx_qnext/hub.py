@@ -48,7 +48,7 @@ def resolve(model: str, on_progress: Callable[[int, int], None] | None = None) -
         return embedded_model()
     path = _local_path(model)
     if model not in REPOSITORIES:
-        if _is_folder(path):
+        if model and _is_folder(path):
             return path
         _refuse_missing_path(model, path)
     match = _REPOSITORY.fullmatch(REPOSITORIES.get(model, model))
@@ -83,7 +83,7 @@ def _local_path(model: str) -> Path:
 
 def _is_folder(path: Path) -> bool:
     try:
-        return path.is_dir() and path != Path()
+        return path.is_dir()
     except OSError:
         return False
 

@@ -17,6 +17,7 @@ import tokenizers
 from mlx_qnext.chat_template import ChatTemplate, opens_thinking, skip_thought
 from mlx_qnext.detokenizer import Detokenizer, detokenizer_for
 from mlx_qnext.errors import TokenizerError
+from mlx_qnext.json_fields import shown
 
 _NAMED_TOKENS = ("bos_token", "eos_token", "pad_token", "unk_token", "sep_token", "cls_token", "mask_token")
 # Clients spell the thought they send back in either way; templates read the first.
@@ -181,8 +182,10 @@ def _read_vocabulary(file: Path) -> tokenizers.Tokenizer:
         raise TokenizerError(f"{file} is missing: download the checkpoint's tokenizer files too.")
     try:
         vocabulary = tokenizers.Tokenizer.from_file(str(file))
-    # The library raises bare `Exception`s.
-    except Exception as error:
+    except (KeyboardInterrupt, SystemExit):
+        raise
+    # The library raises bare `Exception`s, and what its Rust code panics with is not even one of those.
+    except BaseException as error:
         raise TokenizerError(f"{file} is not a tokenizer ({error}): download it again.") from error
     # Training settings that some checkpoints keep: a prompt must never be cut or filled.
     vocabulary.no_truncation()
@@ -195,7 +198,7 @@ def _read_settings(file: Path) -> dict[str, Any]:
         return {}
     try:
         settings = json.loads(file.read_text(encoding="utf-8"))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise TokenizerError(f"{file} is not JSON ({error}): download it again.") from error
     if not isinstance(settings, dict):
         raise TokenizerError(

@@ -367,3 +367,8 @@ def test_the_clients_environment_variables_are_honoured(files, tmp_path):
     )
     assert online.stdout == offline.stdout
     assert Path(online.stdout.strip()).is_relative_to(tmp_path / "hub" / "models--qwen--tiny" / "snapshots")
+
+
+def test_the_folder_one_is_in_is_a_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert hub.resolve(".").resolve() == tmp_path.resolve()

@@ -72,6 +72,11 @@ def test_the_repetition_penalty_sees_the_prompt() -> None:
     assert sampler(mx.array([3.0, 2.0, 1.0])).item() == 1
 
 
+def test_a_temperature_next_to_nothing_is_greedy() -> None:
+    sampler = Sampler(replace(PLAIN, temperature=1e-40), 3, [], seed=0)
+    assert {sampler(mx.array([1.0, 1.5, 1.4])).item() for _ in range(20)} == {1}
+
+
 def test_equal_seeds_draw_equal_tokens_and_others_do_not() -> None:
     logits = mx.random.normal((200,), key=mx.random.key(1))
 
@@ -117,6 +122,7 @@ def test_the_models_own_values_stand_where_the_request_names_none() -> None:
         {"temperature": math.nan},
         {"temperature": math.inf},
         {"top_k": -1},
+        {"top_k": 2.5},
         {"top_p": 0.0},
         {"top_p": 1.1},
         {"min_p": 1.0},

@@ -13,7 +13,7 @@ class GenerationConfig:
     """Sampling, limits and thinking of one request; `None` means "as the model's generation_config.json says".
 
     Attributes:
-        temperature: 0 is greedy. top_k: 0 is off. top_p: in (0, 1]. min_p: in [0, 1).
+        temperature: below 1e-5 is greedy. top_k: 0 is off. top_p: in (0, 1]. min_p: in [0, 1).
         repetition_penalty: 1 is off; over prompt and answer (Keskar et al. 2019, as in transformers).
         presence_penalty: 0 is off; subtracted once from every token that the answer already holds (as in vLLM).
         seed: fixes the random draws; `None` draws a fresh one.
@@ -38,13 +38,13 @@ class GenerationConfig:
 
     def __post_init__(self) -> None:
         _check("temperature", self.temperature, low=0.0, high=100.0)
-        _check("top-k", self.top_k, low=0)
+        _check("top-k", self.top_k, low=0, whole=True)
         _check("top-p", self.top_p, low=0.0, high=1.0, low_open=True)
         _check("min-p", self.min_p, low=0.0, high=1.0, high_open=True)
         _check("repetition penalty", self.repetition_penalty, low=0.0, high=10.0, low_open=True)
         _check("presence penalty", self.presence_penalty, low=-10.0, high=10.0)
-        _check("seed", self.seed, low=0, high=2**64 - 1)
-        _check("max tokens", self.max_tokens, low=1)
+        _check("seed", self.seed, low=0, high=2**64 - 1, whole=True)
+        _check("max tokens", self.max_tokens, low=1, whole=True)
         if any(not text for text in self.stop):
             raise UsageError("A stop string is empty and would end every answer at once: leave it out.")
 
@@ -57,11 +57,13 @@ def _check(
     high: float = math.inf,
     low_open: bool = False,
     high_open: bool = False,
+    whole: bool = False,
 ) -> None:
     if value is None:
         return
     above = value > low if low_open else value >= low
     below = value < high if high_open else value <= high
-    if not (math.isfinite(value) and above and below):
+    if not (math.isfinite(value) and above and below and (isinstance(value, int) or not whole)):
         left, right = "(" if low_open else "[", ")" if high_open or high == math.inf else "]"
-        raise UsageError(f"{name} is {value}, expected a number in {left}{low:g}, {high:g}{right}.")
+        kind = "whole number" if whole else "number"
+        raise UsageError(f"{name} is {value}, expected a {kind} in {left}{low:g}, {high:g}{right}.")

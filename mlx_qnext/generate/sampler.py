@@ -9,6 +9,9 @@ import mlx.core as mx
 
 from mlx_qnext.generate.sampling import Sampling, filtered, penalised
 
+# Logits divided by less would overflow; the distribution has long been its likeliest token.
+_GREEDY_BELOW = 1e-5
+
 
 class Sampler:
     """Draws the answer's tokens; it stays on the device, so that a step can be queued before its token is known.
@@ -38,7 +41,7 @@ class Sampler:
         return token
 
     def _draw(self, logits: mx.array) -> mx.array:
-        if self._sampling.temperature == 0:
+        if self._sampling.temperature < _GREEDY_BELOW:
             return mx.argmax(logits, axis=-1)
         self._key, key = mx.random.split(self._key)
         return mx.random.categorical(filtered(logits, self._sampling), key=key)

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from mlx_qnext.cache.hybrid import HybridCache
-from mlx_qnext.errors import ContextLengthError, UsageError
+from mlx_qnext.errors import ContextLengthError, TokenizerError, UsageError
 from mlx_qnext.generate.answer import Answer
 from mlx_qnext.generate.events import Event
 from mlx_qnext.generate.request import GenerationConfig
@@ -53,6 +53,10 @@ class Session:
             raise UsageError("There is nothing to answer: give at least one message.")
         tokenizer = self._engine.tokenizer
         prompt = tokenizer.prompt(messages, tools, config.thinking)
+        if not prompt.token_ids:
+            raise TokenizerError(
+                "The chat template makes nothing of these messages: use the model's own template."
+            )
         room = self._engine.config.max_position_embeddings - len(prompt.token_ids)
         if room < 1:
             raise ContextLengthError(
