@@ -230,7 +230,7 @@ def _named_eos(
     token = vocabulary.token_to_id(name)
     if token is None:
         raise TokenizerError(
-            f"{folder / 'tokenizer_config.json'} ends answers with {name}, a token that tokenizer.json does not "
+            f"{folder / 'tokenizer_config.json'} ends answers with {shown(name)}, a token that tokenizer.json does not "
             "hold: download both files again."
         )
     return frozenset([token])
