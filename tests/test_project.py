@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-import importlib
+import json
+import os
+import re
 import runpy
 import subprocess
 import sys
@@ -14,57 +16,102 @@ import pytest
 import mlx_qnext
 
 ROOT = Path(__file__).parent.parent
+PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("*/*.md")])
 HEAVY = ["mlx", "transformers", "mlx_lm", "huggingface_hub", "tokenizers", "jinja2", "typer", "rich"]
+ONE_MACHINES_FOLDER = re.compile(r"/(?:home|Users|root|work)/\w+")
+
+
+def run(code: str) -> str:
+    """What a fresh interpreter prints."""
+    command = [sys.executable, "-c", code]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
 
 
 def loaded_after(statement: str) -> list[str]:
-    code = f"import sys\n{statement}\nprint([name for name in {HEAVY} if name in sys.modules])"
-    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
-    return eval(done.stdout)  # noqa: S307 - our own list of names
+    names = f"[name for name in {HEAVY} if name in sys.modules]"
+    return json.loads(run(f"import json, sys\n{statement}\nprint(json.dumps({names}))"))
 
 
-def test_the_page_of_commands_is_what_the_commands_say() -> None:
-    page = runpy.run_path(str(ROOT / "docs" / "generate_cli.py"))["page"]
-    assert (ROOT / "docs" / "cli.md").read_text(encoding="utf-8") == page()
+def python_examples(page: str) -> list[str]:
+    return re.findall(r"```python\n(.*?)```", (ROOT / page).read_text(encoding="utf-8"), re.DOTALL)
 
 
-def test_the_readme_sets_up_with_its_two_commands() -> None:
-    readme = (ROOT / "README.md").read_text(encoding="utf-8")
-    assert 'pip install uv && uv run qnext generate "What is 47 + 85?"' in readme
-    assert "uv run pytest\n" in readme
+class TestDocuments:
+    def test_the_readme_sets_up_with_exactly_two_commands(self) -> None:
+        readme = (ROOT / "README.md").read_text(encoding="utf-8")
+        set_up = readme.partition("## Set up")[2].partition("\n## ")[0]
+        assert re.findall(r"```sh\n(.*?)```", set_up, re.DOTALL) == [
+            'pip install uv && uv run qnext generate "What is 47 + 85?"\n',
+            "uv run pytest\n",
+        ]
+
+    def test_the_readmes_python_runs_and_answers(self) -> None:
+        (example,) = python_examples("README.md")
+        assert "132" in run(example)
+
+    @pytest.mark.slow
+    def test_the_examples_of_the_python_page_run(self) -> None:
+        examples = python_examples("docs/python-api.md")
+        assert examples
+        for example in examples:
+            assert run(example)
+
+    def test_the_page_of_commands_is_what_the_commands_say(self) -> None:
+        page = runpy.run_path(str(ROOT / "docs" / "generate_cli.py"))["page"]
+        assert (ROOT / "docs" / "cli.md").read_text(encoding="utf-8") == page()
+
+    @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+    def test_every_link_inside_the_project_leads_somewhere(self, page: Path) -> None:
+        links = re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", page.read_text(encoding="utf-8"))
+        assert [link for link in links if not (page.parent / link).exists()] == []
+
+    def test_no_file_names_a_folder_of_one_machine(self) -> None:
+        listed = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, check=True)
+        files = [ROOT / name for name in listed.stdout.decode().split("\0") if name]
+        texts = {file: file.read_bytes().decode("utf-8", "ignore") for file in files if file.is_file()}
+        found = {
+            str(file.relative_to(ROOT)): match[0]
+            for file, text in texts.items()
+            if file.suffix != ".safetensors" and (match := ONE_MACHINES_FOLDER.search(text))
+        }
+        assert found == {}
 
 
-def test_every_public_name_is_there() -> None:
-    for name in mlx_qnext.__all__:
-        assert getattr(mlx_qnext, name) is not None
-    with pytest.raises(AttributeError):
-        _ = mlx_qnext.no_such_name
+class TestImports:
+    def test_every_public_name_is_there(self) -> None:
+        for name in mlx_qnext.__all__:
+            assert getattr(mlx_qnext, name) is not None
+        with pytest.raises(AttributeError, match="no_such_name"):
+            _ = mlx_qnext.no_such_name
 
+    def test_importing_the_package_loads_nothing(self) -> None:
+        assert loaded_after("import mlx_qnext") == []
 
-def test_importing_the_package_loads_nothing() -> None:
-    assert loaded_after("import mlx_qnext") == []
+    def test_the_command_line_loads_neither_mlx_nor_a_tokenizer(self) -> None:
+        assert set(loaded_after("import cli.main")) <= {"typer", "rich"}
 
+    def test_the_engine_loads_neither_transformers_nor_a_terminal(self) -> None:
+        assert set(loaded_after("import mlx_qnext.generate.engine")) <= {"mlx", "tokenizers", "jinja2"}
 
-def test_the_engine_loads_neither_transformers_nor_a_terminal() -> None:
-    assert set(loaded_after("import mlx_qnext.generate.engine")) <= {"mlx", "tokenizers", "jinja2"}
-
-
-def test_mlx_lm_imported_later_shares_its_classes_with_the_engine() -> None:
-    parts = importlib.import_module("mlx_qnext.mlx_lm_parts")
-    whole = importlib.import_module("mlx_lm.models.cache")
-    assert importlib.import_module("mlx_lm").load is not None
-    assert whole.KVCache is parts.KVCache
-    assert whole.ArraysCache is parts.ArraysCache
+    def test_mlx_lm_imported_later_is_whole_and_shares_its_classes_with_the_engine(self) -> None:
+        said = run(
+            "import sys\n"
+            "from mlx_qnext import mlx_lm_parts as parts\n"
+            "before = 'mlx_lm' in sys.modules, 'transformers' in sys.modules\n"
+            "import mlx_lm\n"
+            "from mlx_lm.models.cache import ArraysCache, KVCache\n"
+            "print(before, callable(mlx_lm.load), KVCache is parts.KVCache, ArraysCache is parts.ArraysCache)"
+        )
+        assert said.split() == ["(False,", "False)", "True", "True", "True"]
 
 
 @pytest.mark.slow
 def test_the_wheel_holds_the_program_and_the_embedded_weights_and_nothing_else(tmp_path: Path) -> None:
-    subprocess.run(["uv", "build", "--wheel", "--quiet", "--out-dir", tmp_path], cwd=ROOT, check=True)
-    names = zipfile.ZipFile(next(tmp_path.glob("*.whl"))).namelist()
-    assert {name.split("/")[0] for name in names if "dist-info" not in name} == {
-        "mlx_qnext",
-        "cli",
-        "quantize",
-    }
-    weights = {Path(name).name for name in names if name.startswith("mlx_qnext/demo/weights/")}
+    # `uv run` says where it lies; it need not be on the path.
+    command = [os.environ.get("UV", "uv"), "build", "--wheel", "--quiet", "--out-dir", tmp_path]
+    subprocess.run(command, cwd=ROOT, check=True)
+    names = [Path(name) for name in zipfile.ZipFile(next(tmp_path.glob("*.whl"))).namelist()]
+    rooms = {name.parts[0] for name in names if not name.parts[0].endswith(".dist-info")}
+    assert rooms == {"mlx_qnext", "cli", "quantize"}
+    weights = {name.name for name in names if name.is_relative_to("mlx_qnext/demo/weights")}
     assert {"config.json", "model.safetensors", "mtp.safetensors", "tokenizer.json"} <= weights
