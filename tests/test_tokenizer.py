@@ -128,7 +128,7 @@ def test_a_missing_template_matters_only_when_rendering(folder):
         (
             "tokenizer_config.json",
             '{"eos_token": "</s>"}',
-            r"ends answers with </s>, a token that tokenizer\.json",
+            r"ends answers with '</s>', a token that tokenizer\.json",
         ),
         ("chat_template.json", "{", r"chat_template\.json is not JSON \("),
         ("chat_template.jinja", b"\xff", r"chat_template\.jinja is not UTF-8 text"),
