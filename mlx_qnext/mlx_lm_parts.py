@@ -30,11 +30,11 @@ def _import_without_package_init(name: str) -> ModuleType:
 
 _cache = _import_without_package_init("mlx_lm.models.cache")
 _base = _import_without_package_init("mlx_lm.models.base")
-_rope = _import_without_package_init("mlx_lm.models.rope_utils")
+_gated_delta = _import_without_package_init("mlx_lm.models.gated_delta")
 
 KVCache = _cache.KVCache
 ArraysCache = _cache.ArraysCache
 create_attention_mask = _base.create_attention_mask
 create_ssm_mask = _base.create_ssm_mask
 scaled_dot_product_attention = _base.scaled_dot_product_attention
-initialize_rope = _rope.initialize_rope
+gated_delta_kernel = _gated_delta.gated_delta_kernel

@@ -12,11 +12,14 @@ from __future__ import annotations
 
 import mlx.core as mx
 
+from mlx_qnext.mlx_lm_parts import gated_delta_kernel
 from mlx_qnext.ops.device import Backend, backend
 
 # Up to this many tokens the step-by-step form needs fewer kernels than one padded chunk.
 _RECURRENT_MAX_TOKENS = 8
 _CHUNK = 64
+# mlx-lm's Metal kernel spreads a key over the lanes of a SIMD group.
+_METAL_LANES = 32
 # Fewer operations a token, in more and smaller kernels, which only the CPU does not mind.
 _CPU_CHUNK = 16
 
@@ -33,9 +36,8 @@ def gated_delta(
     """Run the recurrence in the form that suits the device and the number of tokens (module docstring: shapes)."""
     if state is None:
         state = mx.zeros((v.shape[0], v.shape[2], v.shape[3], k.shape[3]), dtype=mx.float32)
-    if backend() is Backend.METAL:
-        y, state = mx.fast.gated_delta_update(q, k, v, mx.exp(log_decay), beta, state, mask)
-        return y.astype(v.dtype), state
+    if backend() is Backend.METAL and k.shape[3] % _METAL_LANES == 0:
+        return gated_delta_kernel(q, k, v, mx.exp(log_decay), beta, state, mask)
     if q.shape[1] <= _RECURRENT_MAX_TOKENS:
         return recurrent(q, k, v, log_decay, beta, state, mask)
     chunk = _CPU_CHUNK if backend() is Backend.CPU else _CHUNK
