@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import mlx.core as mx
 
-from mlx_qnext.ops.device import fused
+from mlx_qnext.ops.device import Backend, backend, fused
 from mlx_qnext.ops.elementwise import silu
 
 
@@ -20,8 +20,12 @@ def causal_convolution(
     if mask is not None:
         x = mx.where(mask[..., None], x, 0)
     padded = mx.concatenate([window, x], axis=1)
-    taps = [padded[:, j : j + T] for j in range(K)]
-    y = _filter(taps, [weight[:, j] for j in range(K)])
+    if T == 1 and backend() is Backend.CPU:
+        # Few operations, where each costs as much as its arithmetic; a GPU fuses the other form into one.
+        y = silu((padded * weight.T).sum(axis=1, keepdims=True))
+    else:
+        taps = [padded[:, j : j + T] for j in range(K)]
+        y = _filter(taps, [weight[:, j] for j in range(K)])
     return y, _window(padded, K - 1, mask)
 
 
