@@ -23,6 +23,7 @@ from mlx_qnext.model.layers import AttentionLayer, FeedForward, RecurrentLayer
 from mlx_qnext.model.linear import Embedding, Linear
 from mlx_qnext.model.moe import Mlp, SparseMoe
 from mlx_qnext.model.mtp import MtpHead
+from mlx_qnext.model.norm import RmsNorm
 from mlx_qnext.model.qwen3_next import Model
 from mlx_qnext.model.trunk import Trunk
 from mlx_qnext.model.weights import Weights
@@ -71,10 +72,11 @@ class _Builder:
         self.config, self.weights = config, weights
 
     def layer(self, index: int) -> AttentionLayer | RecurrentLayer:
-        path = f"model.layers.{index}"
+        path, sparse = f"model.layers.{index}", self.config.is_sparse(index)
         if self.config.is_recurrent(index):
-            return self._recurrent_layer(path, sparse=self.config.is_sparse(index))
-        return self._attention_layer(path, sparse=self.config.is_sparse(index))
+            mixer = self._gated_delta_net(f"{path}.linear_attn")
+            return RecurrentLayer(*self._around(path, mixer, sparse=sparse))
+        return self._attention_layer(path, sparse=sparse)
 
     def lm_head(self) -> Matrix:
         return self.weights.matrix("lm_head", self.config.vocab_size, self.config.hidden_size)
@@ -91,19 +93,18 @@ class _Builder:
             self.weights.norm("mtp.norm", width),
         )
 
-    def _recurrent_layer(self, path: str, *, sparse: bool) -> RecurrentLayer:
-        return RecurrentLayer(
-            self.weights.norm(f"{path}.input_layernorm", self.config.hidden_size),
-            self._gated_delta_net(f"{path}.linear_attn"),
-            self.weights.norm(f"{path}.post_attention_layernorm", self.config.hidden_size),
-            self._feed_forward(f"{path}.mlp", sparse=sparse),
-        )
-
     def _attention_layer(self, path: str, *, sparse: bool) -> AttentionLayer:
-        return AttentionLayer(
-            self.weights.norm(f"{path}.input_layernorm", self.config.hidden_size),
-            self._attention(f"{path}.self_attn"),
-            self.weights.norm(f"{path}.post_attention_layernorm", self.config.hidden_size),
+        return AttentionLayer(*self._around(path, self._attention(f"{path}.self_attn"), sparse=sparse))
+
+    def _around(
+        self, path: str, mixer: nn.Module, *, sparse: bool
+    ) -> tuple[RmsNorm, nn.Module, RmsNorm, FeedForward]:
+        """A layer's parts in order: what every layer has, around its mixer."""
+        width = self.config.hidden_size
+        return (
+            self.weights.norm(f"{path}.input_layernorm", width),
+            mixer,
+            self.weights.norm(f"{path}.post_attention_layernorm", width),
             self._feed_forward(f"{path}.mlp", sparse=sparse),
         )
 
