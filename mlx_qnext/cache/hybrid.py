@@ -65,10 +65,5 @@ class HybridCache:
             found += layer.cache if isinstance(layer, ArraysCache) else [layer.keys, layer.values]
         return [array for array in found if array is not None]
 
-    @property
-    def nbytes(self) -> int:
-        """Bytes of all arrays held, the spare room of keys and values included."""
-        return sum(array.nbytes for array in self.arrays())
-
     def _recurrent(self) -> list[ArraysCache]:
         return [layer for layer in self.layers if isinstance(layer, ArraysCache)]

@@ -26,7 +26,7 @@ def decode(model: Model, timeline: Timeline, hidden: mx.array, sampler: Sampler)
         hidden = model.hidden(token.reshape(1, 1), timeline.cache.layers)
         following = sampler(model.logits(hidden)[0, -1])
         # The device works on the next token while the host handles this one.
-        mx.async_eval(following, timeline.cache.arrays())
+        mx.async_eval(following)
         group = (_read(token),)
         timeline.append(group)
         yield group
