@@ -1,4 +1,4 @@
-"""What lies in a model's folder: configuration, and where every tensor is; no tensor data is read here.
+"""What a model's files hold: configuration, and where every tensor is; no tensor data is read here.
 
 Two layouts are told apart, and never by the presence of `mtp.*`. "hf" is what Qwen publishes: one tensor for each
 expert, conv1d [C, 1, K], norm weights centred on zero. "mlx" is what mlx-lm writes: experts stacked in
@@ -9,21 +9,21 @@ in its own `mtp.safetensors`, and has a layout of its own.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, cast
+from typing import TYPE_CHECKING, Literal, Protocol, cast
 
 from mlx_qnext.config import Precision, Quantization
 from mlx_qnext.errors import CheckpointError, ModelNotFoundError, UnsupportedModelError
 from mlx_qnext.json_fields import REMEDY, Fields, read_json_object, shown
-from mlx_qnext.safetensors_header import TensorInfo, read_header
+from mlx_qnext.safetensors_header import Header, TensorInfo, read_header
 
 if TYPE_CHECKING:
     import mlx.core as mx
 
-__all__ = ["Checkpoint", "Layout", "TensorInfo"]
+__all__ = ["Checkpoint", "Files", "Layout", "TensorInfo"]
 
 Layout = Literal["hf", "mlx"]
 
@@ -36,6 +36,40 @@ LOADABLE_DTYPES = (*PLAIN_DTYPES, PACKED_DTYPE)
 OTHER_FORMATS = (".bin", ".pt", ".pth", ".ckpt", ".gguf", ".npz", ".h5", ".onnx")
 
 _UNFUSED_EXPERT = re.compile(r"\.mlp\.experts\.\d+\.")
+
+
+class Files(Protocol):
+    """Where a checkpoint's files are, and how their beginnings are read."""
+
+    @property
+    def folder(self) -> Path:
+        """What holds them, as errors name it."""
+        ...
+
+    @property
+    def names(self) -> frozenset[str]:
+        """All of them."""
+        ...
+
+    def read_json(self, name: str) -> dict[str, object]:
+        """The JSON object in one of them; raises CheckpointError."""
+        ...
+
+    def read_headers(self, names: Sequence[str]) -> Mapping[str, Header]:
+        """The headers of the weight files named, their tensors in `folder`; raises CheckpointError."""
+        ...
+
+
+@dataclass(frozen=True)
+class _LocalFiles:
+    folder: Path
+    names: frozenset[str]
+
+    def read_json(self, name: str) -> dict[str, object]:
+        return read_json_object(self.folder / name)
+
+    def read_headers(self, names: Sequence[str]) -> Mapping[str, Header]:
+        return {name: read_header(self.folder / name) for name in names}
 
 
 @dataclass(frozen=True, eq=False)
@@ -64,21 +98,35 @@ class Checkpoint:
             CheckpointError: files are missing, damaged, or contradict each other.
             UnsupportedModelError: the weights are in another format than safetensors.
         """
-        names = _file_names(folder)
-        _refuse_other_formats(folder, names)
-        config = read_json_object(folder / "config.json")
-        placed = _read_index(folder) if INDEX_FILE in names else {}
-        files = _weight_files(folder, names, placed)
-        headers = {file: read_header(folder / file) for file in files}
+        return cls.read(_LocalFiles(folder, _file_names(folder)))
+
+    @classmethod
+    def read(cls, files: Files) -> Checkpoint:
+        """The checkpoint that `files` hold.
+
+        Raises:
+            CheckpointError, UnsupportedModelError: as `open`. Whatever `files` raises passes.
+        """
+        _refuse_other_formats(files)
+        config = files.read_json("config.json")
+        placed = _read_index(files) if INDEX_FILE in files.names else {}
+        headers = files.read_headers(_weight_files(files, placed))
         tensors: dict[str, TensorInfo] = {}
         for header in headers.values():
             _add_tensors(tensors, header.tensors)
-        _check_index(folder, placed, tensors)
+        _check_index(files.folder, placed, tensors)
         metadata = {file: header.metadata for file, header in headers.items()}
         trunk = [tensor for name, tensor in tensors.items() if not name.startswith(MTP_PREFIX)]
         mtp = [tensor for name, tensor in tensors.items() if name.startswith(MTP_PREFIX)]
         mtp_layout = _layout(mtp, metadata) if mtp else None
-        return cls(folder, config, tensors, metadata, _layout(trunk, metadata), mtp_layout)
+        return cls(files.folder, config, tensors, metadata, _layout(trunk, metadata), mtp_layout)
+
+    def in_folder(self, folder: Path) -> Checkpoint:
+        """The same checkpoint, its files in `folder`."""
+        tensors = {
+            name: replace(tensor, file=folder / tensor.file.name) for name, tensor in self.tensors.items()
+        }
+        return replace(self, folder=folder, tensors=tensors)
 
     @property
     def has_mtp(self) -> bool:
@@ -163,20 +211,20 @@ def _file_names(folder: Path) -> frozenset[str]:
         raise CheckpointError(f"{folder} cannot be read ({error.strerror}): check its permissions.") from None
 
 
-def _refuse_other_formats(folder: Path, names: frozenset[str]) -> None:
-    if any(name.endswith(".safetensors") for name in names):
+def _refuse_other_formats(files: Files) -> None:
+    if any(name.endswith(".safetensors") for name in files.names):
         return
-    others = sorted(name for name in names if name.endswith(OTHER_FORMATS))
+    others = sorted(name for name in files.names if name.endswith(OTHER_FORMATS))
     if others:
         raise UnsupportedModelError(
-            f"{folder} holds {others[0]}, and only safetensors files are loaded: choose a model published as such."
+            f"{files.folder} holds {others[0]}, and only safetensors files are loaded: choose a model published as such."
         )
 
 
-def _read_index(folder: Path) -> dict[str, str]:
+def _read_index(files: Files) -> dict[str, str]:
     """Tensor name → file name, as the index says; each one a plain name that cannot lead out of the folder."""
-    source = str(folder / INDEX_FILE)
-    weight_map = Fields(read_json_object(folder / INDEX_FILE), source).object("weight_map")
+    source = str(files.folder / INDEX_FILE)
+    weight_map = Fields(files.read_json(INDEX_FILE), source).object("weight_map")
     placed = {tensor: weight_map.text(tensor) for tensor in weight_map.values}
     for file in set(placed.values()):
         if Path(file).name != file or "\\" in file or not file.endswith(".safetensors"):
@@ -186,16 +234,16 @@ def _read_index(folder: Path) -> dict[str, str]:
     return placed
 
 
-def _weight_files(folder: Path, names: frozenset[str], placed: Mapping[str, str]) -> list[str]:
-    files = set(placed.values()) or {
-        name for name in names if name.startswith("model") and name.endswith(".safetensors")
+def _weight_files(files: Files, placed: Mapping[str, str]) -> list[str]:
+    names = set(placed.values()) or {
+        name for name in files.names if name.startswith("model") and name.endswith(".safetensors")
     }
-    missing = sorted(files - names)
+    missing = sorted(names - files.names)
     if missing:
-        raise CheckpointError(f"{folder} lacks {shown(missing[0])}, which its index names: {REMEDY}.")
-    if not files:
-        raise CheckpointError(f"{folder} has no model*.safetensors: {REMEDY}.")
-    return sorted(files | ({MTP_FILE} & names))
+        raise CheckpointError(f"{files.folder} lacks {shown(missing[0])}, which its index names: {REMEDY}.")
+    if not names:
+        raise CheckpointError(f"{files.folder} has no model*.safetensors: {REMEDY}.")
+    return sorted(names | ({MTP_FILE} & files.names))
 
 
 def _add_tensors(tensors: dict[str, TensorInfo], added: Iterable[TensorInfo]) -> None:

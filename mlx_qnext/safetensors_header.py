@@ -12,7 +12,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
-from typing import BinaryIO
 
 from mlx_qnext.errors import CheckpointError
 from mlx_qnext.json_fields import REMEDY, parse_json_object, shown
@@ -71,39 +70,56 @@ class Header:
     metadata: Mapping[str, str]
 
 
-def read_header(path: Path) -> Header:
+def read_header(path: Path, file: Path | None = None) -> Header:
     """The header of the safetensors file at `path`; its tensors fill the rest of the file exactly, without overlap.
+
+    `file` is what the tensors and the errors call it where that is not `path`.
 
     Raises:
         CheckpointError: the file is missing, cut short, or contradicts itself.
     """
+    file = file or path
     if not path.is_file():
-        raise CheckpointError(f"{path} is missing or not a regular file: {REMEDY}.")
+        raise CheckpointError(f"{file} is missing or not a regular file: {REMEDY}.")
     try:
-        with path.open("rb") as file:
-            size = os.fstat(file.fileno()).st_size
-            content = _header_bytes(file, path, size)
+        with path.open("rb") as opened:
+            size = os.fstat(opened.fileno()).st_size
+            content = opened.read(header_bytes(opened.read(LENGTH_BYTES), file, size))
     except OSError as error:
-        raise CheckpointError(f"{path} cannot be read ({error.strerror}): check its permissions.") from None
-    entries = parse_json_object(content, f"the header of {path}")
-    metadata = _metadata(entries.pop("__metadata__", None), path)
-    data_start = LENGTH_BYTES + len(content)
-    tensors = [_tensor(name, entry, path, data_start) for name, entry in entries.items()]
-    tensors.sort(key=lambda tensor: (tensor.start, tensor.end))
-    _check_layout(tensors, path, data_start, size)
-    return Header(tuple(tensors), metadata)
+        raise CheckpointError(f"{file} cannot be read ({error.strerror}): check its permissions.") from None
+    return parse_header(content, file, size)
 
 
-def _header_bytes(file: BinaryIO, path: Path, size: int) -> bytes:
+def header_bytes(start: bytes, file: Path, size: int) -> int:
+    """The length of the header as `start`, the first `LENGTH_BYTES` of a file of `size` bytes, announces it.
+
+    Raises:
+        CheckpointError: the file has no room for it, or it is longer than any header may be.
+    """
     if size < LENGTH_BYTES:
-        raise CheckpointError(f"{path} has {size} bytes, too few for a safetensors file: {REMEDY}.")
-    length = int.from_bytes(file.read(LENGTH_BYTES), "little")
+        raise CheckpointError(f"{file} has {size} bytes, too few for a safetensors file: {REMEDY}.")
+    length = int.from_bytes(start, "little")
     room = min(size - LENGTH_BYTES, MAX_HEADER_BYTES)
     if length > room:
         raise CheckpointError(
-            f"{path} announces a header of {length} bytes, expected at most {room} in a file of {size} bytes: {REMEDY}."
+            f"{file} announces a header of {length} bytes, expected at most {room} in a file of {size} bytes: {REMEDY}."
         )
-    return file.read(length)
+    return length
+
+
+def parse_header(content: bytes, file: Path, size: int) -> Header:
+    """The header whose JSON is `content`; its tensors fill a file of `size` bytes exactly, without overlap.
+
+    Raises:
+        CheckpointError: it is damaged, contradicts itself, or describes more or less than the file holds.
+    """
+    entries = parse_json_object(content, f"the header of {file}")
+    metadata = _metadata(entries.pop("__metadata__", None), file)
+    data_start = LENGTH_BYTES + len(content)
+    tensors = [_tensor(name, entry, file, data_start) for name, entry in entries.items()]
+    tensors.sort(key=lambda tensor: (tensor.start, tensor.end))
+    _check_layout(tensors, file, data_start, size)
+    return Header(tuple(tensors), metadata)
 
 
 def _metadata(entry: object, path: Path) -> Mapping[str, str]:
