@@ -1,4 +1,4 @@
-"""Weight files fetched over several connections into the hub client's cache, each resumed where it stopped."""
+"""A repository's files fetched over several connections, each resumed where it stopped and checked when it is whole."""
 
 from __future__ import annotations
 
@@ -6,7 +6,8 @@ import hashlib
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
-from dataclasses import dataclass
+from contextlib import nullcontext
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Self
@@ -24,27 +25,33 @@ Progress = Callable[[int, int], None]
 
 @dataclass(frozen=True)
 class Blob:
-    """A weight file as the hub describes it; `folder` is its repository's in the client's cache."""
+    """A file as the hub describes it, and the place for it.
+
+    Attributes:
+        digest: the SHA-256 of a file in large-file storage, and of any other the SHA-1 that git calls it by.
+        path: where the whole file lies. lock: held while it is fetched, where others may fetch it too.
+    """
 
     url: str
-    sha256: str
+    digest: str
     nbytes: int
-    folder: Path
+    path: Path
+    lock: Path | None
 
-    @property
-    def path(self) -> Path:
-        """Where the client looks for the whole file."""
-        return self.folder / "blobs" / self.sha256
+    @classmethod
+    def in_cache(cls, folder: Path, url: str, digest: str, nbytes: int) -> Blob:
+        """Where the client looks for it, under the client's own lock; `folder` is its repository's in the cache."""
+        lock = folder.parent / ".locks" / folder.name / f"{digest}.lock"
+        return cls(url, digest, nbytes, folder / "blobs" / digest, lock)
+
+    def at(self, path: Path) -> Blob:
+        """The same file at `path`, in a folder that no one else writes to."""
+        return replace(self, path=path, lock=None)
 
     @property
     def partial(self) -> Path:
         """Where an interrupted download waits."""
-        return self.path.with_name(f"{self.sha256}.incomplete")
-
-    @property
-    def lock(self) -> Path:
-        """The client's own lock on this file, so that no other tool fetches it meanwhile."""
-        return self.folder.parent / ".locks" / self.folder.name / f"{self.sha256}.lock"
+        return self.path.with_name(f"{self.path.name}.incomplete")
 
     @property
     def present_bytes(self) -> int:
@@ -52,6 +59,13 @@ class Blob:
         found = self.path if self.path.exists() else self.partial
         size = found.stat().st_size if found.exists() else 0
         return size if size <= self.nbytes else 0
+
+    def matches(self, path: Path) -> bool:
+        """Whether `path` holds exactly this file's bytes."""
+        # An SHA-256 is written in 64 digits.
+        algorithm = hashlib.sha256() if len(self.digest) == 64 else hashlib.sha1(b"blob %d\0" % self.nbytes)
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, lambda: algorithm).hexdigest() == self.digest
 
 
 def fetch_all(blobs: Sequence[Blob], on_progress: Progress) -> None:
@@ -74,9 +88,9 @@ def fetch_all(blobs: Sequence[Blob], on_progress: Progress) -> None:
 
 
 def _fetch(blob: Blob, meter: _Meter) -> None:
-    for folder in (blob.lock.parent, blob.path.parent):
+    for folder in (blob.path.parent, *([blob.lock.parent] if blob.lock else [])):
         folder.mkdir(parents=True, exist_ok=True)
-    with WeakFileLock(blob.lock):
+    with WeakFileLock(blob.lock) if blob.lock else nullcontext():
         if blob.path.exists():
             return
         start = blob.present_bytes
@@ -86,7 +100,7 @@ def _fetch(blob: Blob, meter: _Meter) -> None:
                 blob.url,
                 file,
                 resume_size=start,
-                headers=build_hf_headers(),
+                headers=plain_headers(),
                 expected_size=blob.nbytes,
                 tqdm_class=partial(_Bar, meter, start),  # type: ignore[arg-type]
             )
@@ -94,10 +108,13 @@ def _fetch(blob: Blob, meter: _Meter) -> None:
         blob.partial.rename(blob.path)
 
 
+def plain_headers() -> dict[str, str]:
+    """The client's headers of a request, token included, for bytes as they are: a compressed file has no ranges."""
+    return build_hf_headers() | {"Accept-Encoding": "identity"}
+
+
 def _check_digest(blob: Blob) -> None:
-    with blob.partial.open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
-    if digest != blob.sha256:
+    if not blob.matches(blob.partial):
         blob.partial.unlink()
         raise HubError(
             f"{blob.url.rsplit('/', 1)[-1]} arrived damaged and was removed: run the command again to fetch it anew."

@@ -8,40 +8,19 @@ HF_HOME, HF_ENDPOINT, HF_TOKEN and HF_HUB_OFFLINE.
 
 from __future__ import annotations
 
-import logging
-import re
 import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
+import uuid
 from pathlib import Path
-from typing import Any
 
-from huggingface_hub import HfApi, constants, hf_hub_download, hf_hub_url, snapshot_download
-from huggingface_hub.file_download import repo_folder_name
-from huggingface_hub.utils import tqdm as hub_tqdm
+from huggingface_hub import constants, hf_hub_download, snapshot_download
 
-from mlx_qnext.blobs import Blob, Progress, fetch_all
+from mlx_qnext.blobs import Progress, fetch_all
 from mlx_qnext.config import ModelConfig
-from mlx_qnext.errors import HubError, QnextError, UnsupportedModelError
+from mlx_qnext.errors import HubError, QnextError
 from mlx_qnext.hub_errors import hub_errors
 from mlx_qnext.json_fields import read_json_object
-
-# What a model consists of, and nothing that runs. Folders inside a repository hold other formats.
-WANTED = ["*.safetensors", "*.json", "*.jinja", "merges.txt"]
-UNWANTED = ["*/*"]
-
-_SHA256 = re.compile(r"[0-9a-f]{64}")
-
-
-@dataclass(frozen=True)
-class _Listing:
-    """What a repository holds at one commit."""
-
-    repo: str
-    commit: str
-    names: frozenset[str]
-    blobs: tuple[Blob, ...]
+from mlx_qnext.listing import UNWANTED, WANTED, Listing, cache_folder, is_weight, list_repository
+from mlx_qnext.quiet_client import SilentBar, quiet_client
 
 
 def download(repo: str, revision: str | None, on_progress: Progress | None = None) -> Path:
@@ -52,47 +31,39 @@ def download(repo: str, revision: str | None, on_progress: Progress | None = Non
         ModelNotFoundError: no such repository or revision. HubError: the hub or the disk refused or failed.
         UnsupportedModelError, CheckpointError: it holds no Qwen3-Next model in safetensors; nothing was fetched.
     """
-    with _quiet_client():
+    with quiet_client():
         try:
             with hub_errors(repo):
-                listing = _list(repo, revision)
+                listing = list_repository(repo, revision)
         except QnextError:
-            cached = _cached(repo, revision)
+            cached = cached_snapshot(repo, revision)
             if cached is None:
                 raise
             return cached
         with hub_errors(repo):
             _complete_blobs(listing, on_progress or _ignore)
-            return Path(_snapshot(repo, revision))
+            return complete_snapshot(listing, revision)
 
 
-@contextmanager
-def _quiet_client() -> Iterator[None]:
-    """The client logs each broken connection with its signed URL, and resumes: nothing that a user should read."""
-    logger = logging.getLogger("huggingface_hub")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
+def cached_snapshot(repo: str, revision: str | None) -> Path | None:
+    """The snapshot folder that an earlier download of `repo` at `revision` completed, or `None`."""
     try:
-        yield
-    finally:
-        logger.setLevel(level)
+        folder = Path(_snapshot(repo, revision, local_files_only=True))
+    except (OSError, ValueError):
+        return None
+    # Other tools leave folders with the small files alone.
+    return folder if any(is_weight(path.name) for path in folder.iterdir()) else None
 
 
-def _list(repo: str, revision: str | None) -> _Listing:
-    info = HfApi().model_info(repo, revision=revision or constants.DEFAULT_REVISION, files_metadata=True)
-    commit = info.sha or revision or constants.DEFAULT_REVISION
-    folder = Path(constants.HF_HUB_CACHE, repo_folder_name(repo_id=repo, repo_type="model"))
-    blobs = [
-        Blob(hf_hub_url(repo, file.rfilename, revision=commit), file.lfs.sha256, file.lfs.size, folder)
-        for file in info.siblings or []
-        if file.lfs and _is_weight(file.rfilename) and _SHA256.fullmatch(file.lfs.sha256)
-    ]
-    names = frozenset(file.rfilename for file in info.siblings or [])
-    return _Listing(repo, commit, names, tuple(blobs))
-
-
-def _is_weight(name: str) -> bool:
-    return name.endswith(".safetensors") and "/" not in name
+def complete_snapshot(listing: Listing, revision: str | None) -> Path:
+    """The snapshot folder of that commit, complete; `revision` leads to it from now on. What is not cached is
+    fetched. The client's own exceptions pass."""
+    # Asked for the commit: a branch may have moved since it was listed.
+    folder = Path(_snapshot(listing.repo, listing.commit))
+    name = revision or constants.DEFAULT_REVISION
+    if name != listing.commit:
+        _write_whole(cache_folder(listing.repo) / "refs" / name, listing.commit)
+    return folder
 
 
 def _snapshot(repo: str, revision: str | None, *, local_files_only: bool = False) -> str:
@@ -102,36 +73,30 @@ def _snapshot(repo: str, revision: str | None, *, local_files_only: bool = False
         allow_patterns=WANTED,
         ignore_patterns=UNWANTED,
         local_files_only=local_files_only,
-        tqdm_class=_Silent,
+        tqdm_class=SilentBar,
     )
 
 
-def _cached(repo: str, revision: str | None) -> Path | None:
-    """The snapshot that an earlier download completed, or `None`."""
-    try:
-        return Path(_snapshot(repo, revision, local_files_only=True))
-    except (OSError, ValueError):
-        return None
+def _write_whole(path: Path, text: str) -> None:
+    """Nobody reads `path` half-written."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    written = path.with_name(f"{path.name}.{uuid.uuid4().hex}.tmp")
+    written.write_text(text, encoding="utf-8")
+    written.replace(path)
 
 
-def _complete_blobs(listing: _Listing, on_progress: Progress) -> None:
+def _complete_blobs(listing: Listing, on_progress: Progress) -> None:
     """Every weight file is in the cache, or nothing was fetched because it could not be used."""
-    _check_format(listing)
-    missing = [blob for blob in listing.blobs if not blob.path.exists()]
+    listing.check_format()
+    weights = listing.weights
+    missing = [blob for blob in weights if not blob.path.exists()]
     if missing:
         _check_architecture(listing)
-        _check_disk(listing.repo, sum(blob.nbytes - blob.present_bytes for blob in missing))
-        fetch_all(listing.blobs, on_progress)
+        check_disk(listing.repo, sum(blob.nbytes - blob.present_bytes for blob in missing))
+        fetch_all(weights, on_progress)
 
 
-def _check_format(listing: _Listing) -> None:
-    if not any(_is_weight(name) for name in listing.names):
-        raise UnsupportedModelError(
-            f"{listing.repo} holds no safetensors files, and only those are loaded: choose another repository."
-        )
-
-
-def _check_architecture(listing: _Listing) -> None:
+def _check_architecture(listing: Listing) -> None:
     """Returns where the configuration, if there is one, is that of a model this program runs: asked before
     gigabytes are fetched."""
     if "config.json" in listing.names:
@@ -139,7 +104,12 @@ def _check_architecture(listing: _Listing) -> None:
         ModelConfig.from_dict(read_json_object(Path(path)), f"config.json of {listing.repo}")
 
 
-def _check_disk(repo: str, needed_bytes: int) -> None:
+def check_disk(repo: str, needed_bytes: int) -> None:
+    """Returns where the cache's disk has room.
+
+    Raises:
+        HubError: it has not.
+    """
     cache = Path(constants.HF_HUB_CACHE)
     existing = next(folder for folder in (cache, *cache.parents) if folder.exists())
     free_bytes = shutil.disk_usage(existing).free
@@ -148,13 +118,6 @@ def _check_disk(repo: str, needed_bytes: int) -> None:
             f"{repo} needs {needed_bytes / 1e9:.1f} GB more in {cache}, and {free_bytes / 1e9:.1f} GB are free: "
             "free some space, or set HF_HOME to a folder on a larger disk."
         )
-
-
-class _Silent(hub_tqdm):
-    """The client's bars, never drawn: what the user sees is this program's."""
-
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **{**kwargs, "disable": True})
 
 
 def _ignore(done_bytes: int, total_bytes: int) -> None:

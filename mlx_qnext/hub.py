@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import re
 from collections.abc import Callable
+from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
 
@@ -33,16 +34,22 @@ ALIASES = (DEMO, *REPOSITORIES)
 _REPOSITORY = re.compile(r"([A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*)(?:@([\w][\w./-]*))?", re.ASCII)
 
 
-def resolve(model: str, on_progress: Callable[[int, int], None] | None = None) -> Path:
-    """The local folder of a model, downloaded first where it is a repository that is not in the cache yet.
+@dataclass(frozen=True)
+class Repository:
+    """A hub repository `org/name`; `revision` is a branch, a tag or a commit, `None` the main branch."""
+
+    name: str
+    revision: str | None
+
+
+def locate(model: str) -> Path | Repository:
+    """The folder or the hub repository that `model` names. The hub is not asked whether it is there.
 
     `model` is an alias of `ALIASES`, a folder, or a hub repository `org/name`, optionally at a revision,
     `org/name@revision`. An alias is never looked up as a folder: write `./demo` for a folder named demo.
-    `on_progress(done_bytes, total_bytes)` is called during a download, from its threads, one at a time.
 
     Raises:
-        ModelNotFoundError: nothing of that name. HubError: the download failed.
-        UnsupportedModelError, CheckpointError: the repository holds no Qwen3-Next model in safetensors.
+        ModelNotFoundError: no such folder, and it can be no repository.
     """
     if model == DEMO:
         return embedded_model()
@@ -54,10 +61,25 @@ def resolve(model: str, on_progress: Callable[[int, int], None] | None = None) -
     match = _REPOSITORY.fullmatch(REPOSITORIES.get(model, model))
     if match is None:
         raise ModelNotFoundError(_unknown(model))
+    return Repository(match[1], match[2])
+
+
+def resolve(model: str, on_progress: Callable[[int, int], None] | None = None) -> Path:
+    """The local folder of what `locate` finds, downloaded first where it is a repository that is not in the cache yet.
+
+    `on_progress(done_bytes, total_bytes)` is called during a download, from its threads, one at a time.
+
+    Raises:
+        ModelNotFoundError: nothing of that name. HubError: the download failed.
+        UnsupportedModelError, CheckpointError: the repository holds no Qwen3-Next model in safetensors.
+    """
+    place = locate(model)
+    if isinstance(place, Path):
+        return place
     # Kept out of the folders' way: the hub's client takes longer to import than a small model to load.
     from mlx_qnext.download import download
 
-    return download(match[1], match[2], on_progress)
+    return download(place.name, place.revision, on_progress)
 
 
 def embedded_model() -> Path:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 from huggingface_hub import constants
 from huggingface_hub.errors import (
@@ -18,20 +19,24 @@ from huggingface_hub.errors import (
 
 from mlx_qnext.errors import HubError, ModelNotFoundError, QnextError
 
+_REFUSED_WRITES = {errno.EACCES, errno.EPERM, errno.EROFS, errno.EEXIST, errno.ENOTDIR}
+
 
 @contextmanager
-def hub_errors(repo: str) -> Iterator[None]:
-    """Whatever the client raises becomes one sentence. Its own texts are not shown: they hold URLs and advice for
-    programmers, and its HTTP library's exceptions have no common base that survives its versions."""
+def hub_errors(repo: str, folder: Path | None = None) -> Iterator[None]:
+    """Whatever the client raises becomes one sentence; `folder` is what is written to, without it the cache.
+
+    The client's own texts are not shown: they hold URLs and advice for programmers, and its HTTP library's exceptions
+    have no common base that survives its versions."""
     try:
         yield
     except QnextError:
         raise
     except Exception as error:
-        raise _translated(error, repo) from error
+        raise _translated(error, repo, folder) from error
 
 
-def _translated(error: Exception, repo: str) -> QnextError:
+def _translated(error: Exception, repo: str, folder: Path | None) -> QnextError:
     # The client's "not in the cache either" hides why it had to look there.
     hidden = error.__cause__ if isinstance(error, LocalEntryNotFoundError) else None
     cause = hidden or error
@@ -55,8 +60,11 @@ def _translated(error: Exception, repo: str) -> QnextError:
         return HubError(
             f"The disk is full while downloading {repo}: free some space, then run the command again."
         )
-    if isinstance(cause, PermissionError):
-        return HubError(f"{constants.HF_HUB_CACHE} cannot be written: check its permissions, or set HF_HOME.")
+    if isinstance(cause, OSError) and cause.errno in _REFUSED_WRITES:
+        remedy = "name another folder" if folder else "set HF_HOME"
+        return HubError(
+            f"{folder or constants.HF_HUB_CACHE} cannot be written: check its permissions, or {remedy}."
+        )
     return HubError(
         f"{repo} could not be downloaded ({type(cause).__name__}): check the connection, then run the command again "
         "to resume."

@@ -153,7 +153,7 @@ class TestDownload:
         assert server.downloads() == []
 
     def test_what_another_tool_cached_is_not_fetched_again(self, server):
-        downloading.snapshot_download(REPO, tqdm_class=downloading._Silent)
+        downloading.snapshot_download(REPO, tqdm_class=downloading.SilentBar)
         server.requests.clear()
         hub.resolve(REPO)
         assert server.downloads() == []

@@ -161,7 +161,9 @@ def _is_lfs(name: str) -> bool:
 
 
 def _etag(name: str, content: bytes) -> str:
-    return (hashlib.sha256 if _is_lfs(name) else hashlib.sha1)(content).hexdigest()
+    if _is_lfs(name):
+        return hashlib.sha256(content).hexdigest()
+    return hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest()
 
 
 def _blob(name: str, content: bytes) -> dict:
