@@ -1,9 +1,11 @@
-"""`qnext inspect`: what a model's folder holds, from its headers alone."""
+"""`qnext inspect`: what a model holds, from its headers alone."""
 
 from __future__ import annotations
 
 import json
-from typing import Annotated, Any
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -13,6 +15,10 @@ from cli.options import MODEL_VARIABLE
 from cli.views.inspection import inspection
 from cli.views.progress import Progress
 
+if TYPE_CHECKING:
+    from mlx_qnext.checkpoint import Checkpoint
+    from mlx_qnext.hub import Repository
+
 
 def inspect(
     model: Annotated[
@@ -20,7 +26,7 @@ def inspect(
     ] = EMBEDDED,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object instead.")] = False,
 ) -> None:
-    """Show what a model is and holds. No weights are read."""
+    """Show what a model is and holds. No weights are read or downloaded."""
     facts = _facts(model)
     if as_json:
         typer.echo(json.dumps(facts, ensure_ascii=False))
@@ -29,18 +35,14 @@ def inspect(
 
 
 def _facts(model: str) -> dict[str, Any]:
-    from mlx_qnext.checkpoint import Checkpoint
     from mlx_qnext.config import ModelConfig
-    from mlx_qnext.hub import resolve
     from mlx_qnext.sizes import bytes_by_part, count_parameters, precisions_by_part
 
-    with Progress(terminal.err(), "Downloading", "bytes") as download:
-        folder = resolve(model, download.update)
-    checkpoint = Checkpoint.open(folder)
+    path, checkpoint = _open(model)
     config = ModelConfig.from_dict(checkpoint.config)
     parameters, sizes = count_parameters(checkpoint, config), bytes_by_part(checkpoint)
     return {
-        "path": str(folder),
+        "path": path,
         "architecture": config.model_type,
         "layers": config.num_hidden_layers,
         "context": config.max_position_embeddings,
@@ -49,3 +51,26 @@ def _facts(model: str) -> dict[str, Any]:
         "quantization": {part: list(labels) for part, labels in precisions_by_part(checkpoint).items()},
         "mtp": checkpoint.has_mtp,
     }
+
+
+def _open(model: str) -> tuple[str, Checkpoint]:
+    from mlx_qnext.checkpoint import Checkpoint
+    from mlx_qnext.hub import locate
+
+    place = locate(model)
+    if isinstance(place, Path):
+        return str(place), Checkpoint.open(place)
+    return _open_remote(place)
+
+
+def _open_remote(place: Repository) -> tuple[str, Checkpoint]:
+    """A repository's headers, and its folder in the cache; or, where the weights are not there, its address as the hub's
+    own tools write it."""
+    from mlx_qnext.remote import RemoteCheckpoint
+
+    with (
+        Progress(terminal.err(), "Reading headers", "count") as progress,
+        TemporaryDirectory(prefix="qnext-") as folder,
+    ):
+        remote = RemoteCheckpoint.peek(place.name, place.revision, Path(folder), progress.update)
+    return str(remote.snapshot or f"hf://{remote.repo}@{remote.commit}"), remote.checkpoint

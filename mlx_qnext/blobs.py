@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Self
+from urllib.parse import unquote
 
 from huggingface_hub.file_download import http_get
 from huggingface_hub.utils import WeakFileLock, build_hf_headers
@@ -47,6 +48,11 @@ class Blob:
     def at(self, path: Path) -> Blob:
         """The same file at `path`, in a folder that no one else writes to."""
         return replace(self, path=path, lock=None)
+
+    @property
+    def name(self) -> str:
+        """What its repository calls it."""
+        return unquote(self.url.rsplit("/", 1)[-1])
 
     @property
     def partial(self) -> Path:
@@ -117,7 +123,7 @@ def _check_digest(blob: Blob) -> None:
     if not blob.matches(blob.partial):
         blob.partial.unlink()
         raise HubError(
-            f"{blob.url.rsplit('/', 1)[-1]} arrived damaged and was removed: run the command again to fetch it anew."
+            f"{blob.name} arrived damaged and was removed: run the command again to fetch it anew."
         )
 
 

@@ -70,27 +70,24 @@ class Header:
     metadata: Mapping[str, str]
 
 
-def read_header(path: Path, file: Path | None = None) -> Header:
+def read_header(path: Path) -> Header:
     """The header of the safetensors file at `path`; its tensors fill the rest of the file exactly, without overlap.
-
-    `file` is what the tensors and the errors call it where that is not `path`.
 
     Raises:
         CheckpointError: the file is missing, cut short, or contradicts itself.
     """
-    file = file or path
     if not path.is_file():
-        raise CheckpointError(f"{file} is missing or not a regular file: {REMEDY}.")
+        raise CheckpointError(f"{path} is missing or not a regular file: {REMEDY}.")
     try:
-        with path.open("rb") as opened:
-            size = os.fstat(opened.fileno()).st_size
-            content = opened.read(header_bytes(opened.read(LENGTH_BYTES), file, size))
+        with path.open("rb") as file:
+            size = os.fstat(file.fileno()).st_size
+            content = file.read(header_length(file.read(LENGTH_BYTES), path, size))
     except OSError as error:
-        raise CheckpointError(f"{file} cannot be read ({error.strerror}): check its permissions.") from None
-    return parse_header(content, file, size)
+        raise CheckpointError(f"{path} cannot be read ({error.strerror}): check its permissions.") from None
+    return parse_header(content, path, size)
 
 
-def header_bytes(start: bytes, file: Path, size: int) -> int:
+def header_length(start: bytes, file: Path, size: int) -> int:
     """The length of the header as `start`, the first `LENGTH_BYTES` of a file of `size` bytes, announces it.
 
     Raises:

@@ -11,9 +11,8 @@ from pathlib import Path
 
 import pytest
 from builders import TINY, write_hf_checkpoint
-from fakes.hub import COMMIT, FakeHub
-from huggingface_hub import constants, file_download
-from huggingface_hub.utils import _http
+from fakes.hub import COMMIT, TOKEN, FakeHub, serving
+from huggingface_hub import constants, hf_hub_download
 
 from mlx_qnext import blobs, hub
 from mlx_qnext import download as downloading
@@ -21,7 +20,6 @@ from mlx_qnext.checkpoint import Checkpoint
 from mlx_qnext.errors import CheckpointError, HubError, ModelNotFoundError, UnsupportedModelError
 
 REPO = "qwen/tiny"
-TOKEN = "hf_SecretSecretSecretSecretSecretSec"
 WANTED = {"config.json", "model.safetensors.index.json", "tokenizer.json", "chat_template.jinja"} | {
     f"model-{shard:05}-of-00003.safetensors" for shard in (1, 2, 3)
 }
@@ -41,19 +39,8 @@ def files(tmp_path_factory) -> dict[str, bytes]:
 
 
 @pytest.fixture
-def server(files, tmp_path, monkeypatch):
-    """A hub that holds `REPO`, an empty cache, a token, and a client that does not wait between its attempts."""
-    with FakeHub({REPO: dict(files)}) as fake:
-        monkeypatch.setattr(constants, "ENDPOINT", fake.endpoint)
-        template = fake.endpoint + "/{repo_id}/resolve/{revision}/{filename}"
-        monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
-        monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
-        monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
-        # What a broken connection has sent is kept chunk by chunk, and these files are small.
-        monkeypatch.setattr(constants, "DOWNLOAD_CHUNK_SIZE", 10_000)
-        monkeypatch.setenv("HF_TOKEN", TOKEN)
-        for module in (_http, file_download):
-            monkeypatch.setattr(module.time, "sleep", lambda _: None)
+def server(files, tmp_path):
+    with serving({REPO: dict(files)}, tmp_path / "cache") as fake:
         yield fake
 
 
@@ -120,9 +107,15 @@ class TestNames:
             hub.resolve(name)
         assert server.requests == []
 
-    def test_every_alias_is_a_repository_name(self):
+    def test_every_alias_is_a_repositorys_main_branch(self):
         for alias, repo in hub.REPOSITORIES.items():
-            assert hub._REPOSITORY.fullmatch(repo), alias
+            assert hub.locate(alias) == hub.Repository(repo, None)
+
+    def test_a_folder_is_told_from_a_repository_without_asking_the_hub(self, server, tmp_path):
+        assert hub.locate(str(tmp_path)) == tmp_path
+        assert hub.locate("org/name") == hub.Repository("org/name", None)
+        assert hub.locate("org/name@refs/pr/3") == hub.Repository("org/name", "refs/pr/3")
+        assert server.requests == []
 
     def test_naming_a_folder_imports_no_hub_client(self, tmp_path):
         code = "import sys; from mlx_qnext.hub import resolve; resolve(sys.argv[1]); print('huggingface_hub' in sys.modules)"
@@ -162,6 +155,12 @@ class TestDownload:
         folder = hub.resolve(REPO)
         patterns = {"allow_patterns": downloading.WANTED, "ignore_patterns": downloading.UNWANTED}
         assert downloading.snapshot_download(REPO, local_files_only=True, **patterns) == str(folder)
+
+    def test_the_branch_is_asked_once_where_it_leads(self, server):
+        hub.resolve(REPO)
+        assert [path for _, path in server.requests if path.endswith("/main")] == [
+            f"api/models/{REPO}/revision/main"
+        ]
 
     def test_progress_counts_every_byte_of_the_weights_once(self, server, files):
         seen = []
@@ -305,6 +304,12 @@ class TestRefusals:
             hub.resolve(REPO)
 
     def test_offline_without_the_model_in_the_cache(self, server, monkeypatch):
+        monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+        with pytest.raises(HubError, match="HF_HUB_OFFLINE is set"):
+            hub.resolve(REPO)
+
+    def test_a_cached_configuration_does_not_pass_for_a_model(self, server, monkeypatch):
+        hf_hub_download(REPO, "config.json")
         monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
         with pytest.raises(HubError, match="HF_HUB_OFFLINE is set"):
             hub.resolve(REPO)

@@ -6,12 +6,20 @@ import hashlib
 import json
 import threading
 from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import Self
 from urllib.parse import unquote, urlsplit
 
+import pytest
+from huggingface_hub import constants, file_download
+from huggingface_hub.utils import _http
+
 COMMIT = "c" * 40
+TOKEN = "hf_SecretSecretSecretSecretSecretSec"
 
 
 @dataclass
@@ -21,9 +29,12 @@ class FakeHub:
     Attributes:
         status: answer everything with this status. error_code: the hub's own word for it.
         cut_after: end each download of a weight file after so many bytes, as a broken connection does.
+        cuts: likewise for the files named, each after so many bytes of its own.
         fail_after_cut: answer everything with 503 from the first broken connection on.
+        damaged: files that are sent with their last byte changed.
         ignore_ranges: answer requests for a range with the whole file.
         requests: (method, path) of everything asked. ranges: the Range header of each download, by file.
+        sent_bytes: how much of each file was sent.
         tokens: how often each Authorization header came.
     """
 
@@ -31,10 +42,13 @@ class FakeHub:
     status: int = 200
     error_code: str | None = None
     cut_after: int | None = None
+    cuts: dict[str, int] = field(default_factory=dict)
     fail_after_cut: bool = False
+    damaged: set[str] = field(default_factory=set)
     ignore_ranges: bool = False
     requests: list[tuple[str, str]] = field(default_factory=list)
     ranges: dict[str, list[str | None]] = field(default_factory=dict)
+    sent_bytes: Counter[str] = field(default_factory=Counter)
     tokens: Counter[str] = field(default_factory=Counter)
 
     def __enter__(self) -> Self:
@@ -60,6 +74,24 @@ class FakeHub:
             for method, path in self.requests
             if method == "GET" and "/resolve/" in path
         ]
+
+
+@contextmanager
+def serving(repos: dict[str, dict[str, bytes]], cache: Path) -> Iterator[FakeHub]:
+    """A hub that holds `repos`, and this process's client knows no other: with a cache and a token, and without waiting
+    between its attempts."""
+    with FakeHub(repos) as fake, pytest.MonkeyPatch.context() as patch:
+        patch.setattr(constants, "ENDPOINT", fake.endpoint)
+        template = fake.endpoint + "/{repo_id}/resolve/{revision}/{filename}"
+        patch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
+        patch.setattr(constants, "HF_HUB_CACHE", str(cache))
+        patch.setattr(constants, "HF_HUB_DISABLE_XET", True)
+        # What a broken connection has sent is kept chunk by chunk, and these files are small.
+        patch.setattr(constants, "DOWNLOAD_CHUNK_SIZE", 10_000)
+        patch.setenv("HF_TOKEN", TOKEN)
+        for module in (_http, file_download):
+            patch.setattr(module.time, "sleep", lambda _: None)
+        yield fake
 
 
 class _Server(ThreadingHTTPServer):
@@ -117,27 +149,28 @@ class _Handler(BaseHTTPRequestHandler):
         if content is None:
             self._refuse(404, "EntryNotFound")
             return
-        wanted = self.headers.get("Range")
-        start = (
-            0 if wanted is None or self._hub.ignore_ranges else int(wanted.removeprefix("bytes=").rstrip("-"))
-        )
-        self.send_response(206 if start else 200)
+        wanted = None if self._hub.ignore_ranges else self.headers.get("Range")
+        start, end = _span(wanted, len(content))
+        self.send_response(206 if wanted else 200)
         self.send_header("ETag", f'"{_etag(name, content)}"')
         self.send_header("X-Repo-Commit", COMMIT)
-        self.send_header("Content-Length", str(len(content) - start))
-        if start:
-            self.send_header("Content-Range", f"bytes {start}-{len(content) - 1}/{len(content)}")
+        self.send_header("Content-Length", str(end - start))
+        if wanted:
+            self.send_header("Content-Range", f"bytes {start}-{end - 1}/{len(content)}")
         self.end_headers()
         if self.command == "GET":
-            self._hub.ranges.setdefault(name, []).append(wanted)
-            self._send_content(name, content[start:])
+            self._hub.ranges.setdefault(name, []).append(self.headers.get("Range"))
+            if name in self._hub.damaged:
+                content = content[:-1] + bytes([content[-1] ^ 1])
+            self._send_content(name, content[start:end])
 
     def _send_content(self, name: str, content: bytes) -> None:
-        cut = self._hub.cut_after
-        if cut is not None and name.endswith(".safetensors") and len(content) > cut:
+        cut = self._hub.cuts.get(name, self._hub.cut_after if _is_lfs(name) else None)
+        if cut is not None and len(content) > cut:
             content = content[:cut]
             self.close_connection = True
             self._hub.status = 503 if self._hub.fail_after_cut else 200
+        self._hub.sent_bytes[name] += len(content)
         self.wfile.write(content)
 
     def _send_json(self, value: object) -> None:
@@ -154,6 +187,14 @@ class _Handler(BaseHTTPRequestHandler):
             self.send_header("X-Error-Code", error_code)
         self.send_header("Content-Length", "0")
         self.end_headers()
+
+
+def _span(wanted: str | None, nbytes: int) -> tuple[int, int]:
+    """The bytes that a Range header asks for."""
+    if wanted is None:
+        return 0, nbytes
+    first, _, last = wanted.removeprefix("bytes=").partition("-")
+    return int(first), min(int(last) + 1, nbytes) if last else nbytes
 
 
 def _is_lfs(name: str) -> bool:
