@@ -62,8 +62,19 @@ def complete_snapshot(listing: Listing, revision: str | None) -> Path:
     folder = Path(_snapshot(listing.repo, listing.commit))
     name = revision or constants.DEFAULT_REVISION
     if name != listing.commit:
-        _write_whole(cache_folder(listing.repo) / "refs" / name, listing.commit)
+        _lead(cache_folder(listing.repo) / "refs" / name, listing.commit)
     return folder
+
+
+def _lead(reference: Path, commit: str) -> None:
+    """The cache's `reference` leads to `commit`, and nobody reads it half-written."""
+    # One that leads there already is let be: the cache of a model that is complete may be read-only.
+    if reference.exists() and reference.read_text(encoding="utf-8") == commit:
+        return
+    reference.parent.mkdir(parents=True, exist_ok=True)
+    written = reference.with_name(f"{reference.name}.{uuid.uuid4().hex}.tmp")
+    written.write_text(commit, encoding="utf-8")
+    written.replace(reference)
 
 
 def _snapshot(repo: str, revision: str | None, *, local_files_only: bool = False) -> str:
@@ -75,14 +86,6 @@ def _snapshot(repo: str, revision: str | None, *, local_files_only: bool = False
         local_files_only=local_files_only,
         tqdm_class=SilentBar,
     )
-
-
-def _write_whole(path: Path, text: str) -> None:
-    """Nobody reads `path` half-written."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    written = path.with_name(f"{path.name}.{uuid.uuid4().hex}.tmp")
-    written.write_text(text, encoding="utf-8")
-    written.replace(path)
 
 
 def _complete_blobs(listing: Listing, on_progress: Progress) -> None:

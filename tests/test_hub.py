@@ -145,6 +145,16 @@ class TestDownload:
         assert hub.resolve(REPO) == first
         assert server.downloads() == []
 
+    def test_a_cache_that_is_complete_is_not_written_to(self, server):
+        def written() -> dict[str, tuple[int, int]]:
+            files = [path for path in Path(constants.HF_HUB_CACHE).rglob("*") if path.is_file()]
+            return {str(path): (path.stat().st_ino, path.stat().st_mtime_ns) for path in files}
+
+        hub.resolve(REPO)
+        before = written()
+        hub.resolve(REPO)
+        assert written() == before
+
     def test_what_another_tool_cached_is_not_fetched_again(self, server):
         downloading.snapshot_download(REPO, tqdm_class=downloading.SilentBar)
         server.requests.clear()
