@@ -7,7 +7,9 @@ that the peak above the model's own size stays below one layer's weights, or two
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 import mlx.core as mx
 from mlx import nn
@@ -30,6 +32,7 @@ from mlx_qnext.model.weights import Weights
 from mlx_qnext.ops.matrix import Matrix
 
 LayerProgress = Callable[[int, int], None]
+M = TypeVar("M", bound=nn.Module)
 
 
 def load_model(folder: Path | str, on_layer: LayerProgress | None = None) -> tuple[Model, ModelConfig]:
@@ -46,23 +49,72 @@ def load_model(folder: Path | str, on_layer: LayerProgress | None = None) -> tup
 
 def build_model(checkpoint: Checkpoint, on_layer: LayerProgress | None = None) -> tuple[Model, ModelConfig]:
     """As `load_model`, for a checkpoint that is open."""
+    parts = assemble(checkpoint)
+    for done, layer in enumerate(parts.layers, 1):
+        read(layer)
+        if on_layer is not None:
+            on_layer(done, len(parts.layers))
+    trunk = Trunk(parts.embed_tokens, parts.layers, parts.norm)
+    return read(Model(parts.config, trunk, parts.lm_head, parts.mtp)), parts.config
+
+
+def check_complete(checkpoint: Checkpoint) -> None:
+    """Return where the checkpoint holds exactly the tensors that its configuration calls for; nothing is read.
+
+    Raises:
+        CheckpointError, UnsupportedModelError: as `load_model`.
+    """
+    assemble(checkpoint)
+
+
+@dataclass(frozen=True)
+class Parts:
+    """What a model consists of, put together and checked, and none of it in memory before it is `read`.
+
+    Nothing else refers to a layer: whoever takes one out of the list and drops it again never holds two.
+
+    Attributes:
+        lm_head: `None` where the embeddings give the logits. mtp: `None` where the checkpoint has no MTP head.
+    """
+
+    config: ModelConfig
+    embed_tokens: Embedding
+    layers: list[AttentionLayer | RecurrentLayer]
+    norm: RmsNorm
+    lm_head: Linear | None
+    mtp: MtpHead | None
+
+
+def assemble(checkpoint: Checkpoint) -> Parts:
+    """The model's parts, which account for every tensor of the checkpoint.
+
+    Raises:
+        CheckpointError, UnsupportedModelError: as `load_model`.
+    """
     config = ModelConfig.from_dict(checkpoint.config)
     weights = Weights(checkpoint, config.rms_norm_eps)
     builder = _Builder(config, weights)
-
     embed_tokens = Embedding(weights.matrix("model.embed_tokens", config.vocab_size, config.hidden_size))
-    layers = [builder.layer(index) for index in range(config.num_hidden_layers)]
-    trunk = Trunk(embed_tokens, layers, weights.norm("model.norm", config.hidden_size))
-    head = None if config.tie_word_embeddings else Linear(builder.lm_head())
-    mtp = builder.mtp(embed_tokens) if checkpoint.has_mtp else None
+    parts = Parts(
+        config,
+        embed_tokens,
+        [builder.layer(index) for index in range(config.num_hidden_layers)],
+        weights.norm("model.norm", config.hidden_size),
+        None if config.tie_word_embeddings else Linear(builder.lm_head()),
+        builder.mtp(embed_tokens) if checkpoint.has_mtp else None,
+    )
     _refuse_remaining(weights.remaining())
-    for done, layer in enumerate(layers, 1):
-        _evaluate(layer)
-        if on_layer is not None:
-            on_layer(done, len(layers))
-    model = Model(config, trunk, head, mtp)
-    _evaluate(model)
-    return model, config
+    return parts
+
+
+def read(module: M) -> M:
+    """The module, its weights in memory.
+
+    One parameter after another: at once, MLX allocates them all before it frees what they were made of.
+    """
+    for _, array in tree_flatten(module.parameters()):
+        mx.eval(array)
+    return module
 
 
 class _Builder:
@@ -158,12 +210,6 @@ class _Builder:
         inner, width, count = c.moe_intermediate_size, c.hidden_size, c.num_experts
         gate, up = (w.experts(path, f"{name}_proj", count, inner, width) for name in ("gate", "up"))
         return gate, up, w.experts(path, "down_proj", count, width, inner)
-
-
-def _evaluate(module: nn.Module) -> None:
-    """One parameter after another: at once, MLX allocates them all before it frees what they were made of."""
-    for _, array in tree_flatten(module.parameters()):
-        mx.eval(array)
 
 
 def _refuse_remaining(names: list[str]) -> None:
