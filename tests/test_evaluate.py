@@ -1,0 +1,404 @@
+"""The layer-by-layer evaluation finds what the whole models would show, and holds a layer at a time."""
+
+from __future__ import annotations
+
+import gc
+import json
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import mlx.core as mx
+import numpy as np
+import pytest
+from builders import TINY, mlx_tensors, write_hf_checkpoint, write_mlx_checkpoint
+from mlx.utils import tree_flatten
+from tolerances import EVALUATED
+
+from demo.cases import cases
+from mlx_qnext import load_model
+from mlx_qnext.checkpoint import Checkpoint
+from mlx_qnext.errors import CheckpointError, TokenizerError, UsageError
+from mlx_qnext.hub import embedded_model
+from mlx_qnext.model.qwen3_next import Model
+from mlx_qnext.tokenizer import Tokenizer
+from quantize import metrics
+from quantize.documents import DEFAULT_TEXT, documents_from
+from quantize.evaluate import Quality, evaluate
+
+# Lengths in no order, two of them twice, one without anything to predict.
+DOCUMENTS = [
+    [(7 * n + n * n + seed) % 96 for n in range(length)] for seed, length in enumerate((19, 2, 40, 1, 19, 3))
+]
+
+
+@pytest.fixture(autouse=True)
+def on_the_cpu() -> Iterator[None]:
+    """There the engine computes in fp32."""
+    device = mx.default_device()
+    mx.set_default_device(mx.cpu)
+    yield
+    mx.set_default_device(device)
+
+
+@pytest.fixture(scope="module")
+def pair(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """A tiny model as published, and quantised to 3 bits."""
+    folder = tmp_path_factory.mktemp("pair")
+    source = write_hf_checkpoint(folder / "source")
+    return source, write_mlx_checkpoint(folder / "quantised", bits=3, mtp="beside")
+
+
+@pytest.fixture(scope="module")
+def tokenizer() -> Tokenizer:
+    return Tokenizer.from_folder(embedded_model())
+
+
+@pytest.fixture(scope="module")
+def chats(tokenizer: Tokenizer) -> list[list[int]]:
+    """What the embedded model has learned to say."""
+    asked = [
+        case
+        for thinking in (True, False)
+        for case in cases(1, thinking, frozenset({"add", "clock", "compare"}))
+    ]
+    return [
+        tokenizer.encode(
+            tokenizer.render(
+                [turn.message() for turn in case.chat.turns],
+                list(case.chat.tools) or None,
+                generation_prompt=False,
+            )
+        )
+        for case in asked
+    ]
+
+
+def log_softmax(logits: mx.array) -> np.ndarray:
+    wide = np.array(logits, dtype=np.float64)
+    wide -= wide.max(axis=-1, keepdims=True)
+    return wide - np.log(np.exp(wide).sum(axis=-1, keepdims=True))
+
+
+def says(model: Model, document: list[int]) -> tuple[np.ndarray, np.ndarray | None]:
+    """Log-probabilities at every position, and whether the MTP head agrees with the trunk, where there is one."""
+    tokens = mx.array([document])
+    hidden = model.hidden(tokens)
+    logits = model.logits(hidden)
+    if model.mtp is None:
+        return log_softmax(logits[0]), None
+    drafts = mx.argmax(model.logits(model.mtp(hidden[:, :-1], tokens[:, 1:])), axis=-1)
+    return log_softmax(logits[0]), np.array(drafts == mx.argmax(logits, axis=-1)[:, 1:])[0]
+
+
+def directly(source: Path, quantised: Path, documents: list[list[int]]) -> Quality:
+    """The same from whole models and whole logits, one document after another."""
+    models = [load_model(folder)[0] for folder in (source, quantised)]
+    kl, same, surprise, agreed = [], [], ([], []), ([], [])
+    for document in (d for d in documents if len(d) > 1):
+        said = [says(model, document) for model in models]
+        (p, _), (q, _) = said
+        kl.append((np.exp(p) * (p - q)).sum(axis=-1)[:-1])
+        same.append((p.argmax(axis=-1) == q.argmax(axis=-1))[:-1])
+        for index, (logs, agrees) in enumerate(said):
+            surprise[index].append(-logs[np.arange(len(document) - 1), document[1:]])
+            agreed[index].append(agrees)
+    rates = [None if each[0] is None else float(np.concatenate(each).mean()) for each in agreed]
+    perplexities = [float(np.exp(np.concatenate(each).mean())) for each in surprise]
+    divergence = np.concatenate(kl)
+    return Quality(
+        tokens=divergence.size,
+        kl=float(divergence.mean()),
+        kl_p99=float(np.percentile(divergence, 99)),
+        same_top=float(np.concatenate(same).mean()),
+        perplexity=perplexities[1],
+        source_perplexity=perplexities[0],
+        mtp_agreement=rates[1],
+        source_mtp_agreement=rates[0],
+    )
+
+
+def check(actual: Quality, expected: Quality) -> None:
+    assert actual.tokens == expected.tokens
+    assert (actual.mtp_agreement is None) == (expected.mtp_agreement is None)
+    assert (actual.source_mtp_agreement is None) == (expected.source_mtp_agreement is None)
+    for name, value in vars(expected).items():
+        if value is not None:
+            EVALUATED.check(np.array(getattr(actual, name)), np.array(value), name)
+
+
+class TestWholeModels:
+    def test_every_figure_is_that_of_whole_models_and_whole_logits(self, pair: tuple[Path, Path]) -> None:
+        expected = directly(*pair, DOCUMENTS)
+        assert expected.kl > 1e-3
+        assert expected.same_top < 1
+        check(evaluate(*pair, DOCUMENTS), expected)
+
+    def test_it_does_not_matter_how_many_logits_are_held_at_once(
+        self, pair: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        whole = evaluate(*pair, DOCUMENTS)
+        monkeypatch.setattr(metrics, "_LOGITS", 7 * TINY["vocab_size"])
+        check(evaluate(*pair, DOCUMENTS), whole)
+
+    @pytest.mark.parametrize("mtp", ["none", "beside"])
+    def test_tied_and_dense_models_and_those_without_mtp_head_are_evaluated_too(
+        self, mtp: Any, tmp_path: Path
+    ) -> None:
+        config = {"tie_word_embeddings": True, "mlp_only_layers": [1], "attention_bias": True}
+        source = write_hf_checkpoint(tmp_path / "source", config, mtp=mtp != "none")
+        quantised = write_mlx_checkpoint(tmp_path / "quantised", config, mtp=mtp)
+        quality = evaluate(source, quantised, DOCUMENTS)
+        assert (quality.mtp_agreement is None) == (mtp == "none")
+        check(quality, directly(source, quantised, DOCUMENTS))
+
+    def test_only_the_model_that_lacks_an_mtp_head_has_no_agreement(
+        self, pair: tuple[Path, Path], tmp_path: Path
+    ) -> None:
+        without = write_mlx_checkpoint(tmp_path / "without", mtp="none")
+        quality = evaluate(pair[0], without, DOCUMENTS)
+        assert quality.mtp_agreement is None
+        assert quality.source_mtp_agreement is not None
+
+    def test_the_divergence_is_the_sources_from_the_quantised(self, pair: tuple[Path, Path]) -> None:
+        there, back = evaluate(*pair, DOCUMENTS), evaluate(*reversed(pair), DOCUMENTS)
+        assert there.kl != pytest.approx(back.kl, rel=1e-3)
+        assert (there.perplexity, there.mtp_agreement) == (back.source_perplexity, back.source_mtp_agreement)
+
+
+class TestEmbeddedModel:
+    def test_against_itself_nothing_is_lost(self, bf16_checkpoint: Path, chats: list[list[int]]) -> None:
+        quality = evaluate(bf16_checkpoint, bf16_checkpoint, chats[:2])
+        assert (quality.kl, quality.kl_p99, quality.same_top) == (0, 0, 1)
+        assert quality.perplexity == quality.source_perplexity
+        assert quality.mtp_agreement == quality.source_mtp_agreement
+
+    def test_its_figures_are_those_of_whole_models(
+        self, bf16_checkpoint: Path, chats: list[list[int]]
+    ) -> None:
+        folders = bf16_checkpoint, embedded_model()
+        check(evaluate(*folders, chats[:2]), directly(*folders, chats[:2]))
+
+    @pytest.mark.slow
+    def test_more_bits_lose_less(self, bf16_checkpoint: Path, chats: list[list[int]], tmp_path: Path) -> None:
+        found = [
+            evaluate(bf16_checkpoint, packed(bf16_checkpoint, tmp_path / str(bits), bits), chats)
+            for bits in (3, 4, 8)
+        ]
+        assert found[0].kl > 3 * found[1].kl > 9 * found[2].kl > 0
+        assert found[0].same_top < found[2].same_top
+        assert all(each.source_perplexity == found[0].source_perplexity for each in found)
+
+
+def packed(source: Path, folder: Path, bits: int) -> Path:
+    """The source in MLX layout, every matrix at these bits in groups of 64, its MTP head inside."""
+    tensors: dict[str, mx.array] = {}
+    for name, array in mlx_tensors(source).items():
+        if array.ndim < 2 or ".conv1d." in name:
+            tensors[name] = array
+            continue
+        parts = mx.quantize(array, group_size=64, bits=bits)
+        names = (name.removesuffix("weight") + kind for kind in ("weight", "scales", "biases"))
+        tensors |= dict(zip(names, parts, strict=True))
+    folder.mkdir()
+    config = json.loads((source / "config.json").read_text())
+    settings = {"group_size": 64, "bits": bits}
+    (folder / "config.json").write_text(json.dumps(config | {"quantization": settings}))
+    mx.save_safetensors(str(folder / "model.safetensors"), tensors, {"format": "mlx"})
+    return folder
+
+
+# Layers large beside all else, as in the real model.
+BULKY = TINY | {
+    "hidden_size": 512,
+    "head_dim": 64,
+    "num_experts": 24,
+    "moe_intermediate_size": 256,
+    "shared_expert_intermediate_size": 256,
+}
+
+
+def array_bytes(module: Any) -> int:
+    arrays = (array for _, array in tree_flatten(module.parameters()))
+    return sum(array.nbytes for array in arrays if isinstance(array, mx.array))
+
+
+def test_a_layer_is_held_at_a_time(tmp_path: Path) -> None:
+    """Once it has passed, nothing of it is held; while it is read, itself and what its experts are joined from."""
+    source = write_hf_checkpoint(tmp_path / "source", BULKY)
+    quantised = write_mlx_checkpoint(tmp_path / "quantised", BULKY, mtp="inside")
+    layer_bytes = max(map(array_bytes, load_model(source)[0].layers))
+    gc.collect()
+    before_bytes = mx.get_active_memory()
+    mx.reset_peak_memory()
+    held_bytes: list[int] = []
+    documents = [document[:6] for document in DOCUMENTS]
+    evaluate(
+        source, quantised, documents, lambda *_: held_bytes.append(mx.get_active_memory() - before_bytes)
+    )
+    # Reading alone would take 2.6 layers if MLX freed nothing before the end.
+    assert mx.get_peak_memory() - before_bytes < 2.45 * layer_bytes
+    heads = [held_bytes.pop(2 * BULKY["num_hidden_layers"] + 1), held_bytes.pop(BULKY["num_hidden_layers"])]
+    assert max(heads) < 1.1 * layer_bytes
+    assert max(held_bytes) < 0.05 * layer_bytes
+
+
+def test_steps_are_counted_to_the_end(pair: tuple[Path, Path]) -> None:
+    seen: list[tuple[int, int]] = []
+    evaluate(*pair, DOCUMENTS, lambda done, total: seen.append((done, total)))
+    assert [done for done, _ in seen] == list(range(1, len(seen) + 1))
+    assert {total for _, total in seen} == {len(seen)}
+
+
+class TestRefusals:
+    def check(self, error: type[Exception], said: str, source: Path, quantised: Path, documents: Any) -> None:
+        with pytest.raises(error, match=said):
+            evaluate(source, quantised, documents)
+
+    @pytest.mark.parametrize(
+        ("field", "value"),
+        [("vocab_size", 128), ("num_hidden_layers", 3), ("rope_theta", 2.0), ("norm_topk_prob", False)],
+    )
+    def test_two_models_are_not_compared(
+        self, field: str, value: Any, pair: tuple[Path, Path], tmp_path: Path
+    ) -> None:
+        other = write_hf_checkpoint(tmp_path, {field: value})
+        self.check(UsageError, f"{field} = .* expected one model", pair[0], other, DOCUMENTS)
+
+    def test_what_changes_no_weight_may_differ(self, pair: tuple[Path, Path], tmp_path: Path) -> None:
+        other = write_hf_checkpoint(tmp_path, {"eos_token_id": [2, 3], "max_position_embeddings": 1024})
+        assert evaluate(pair[0], other, DOCUMENTS).kl == 0
+
+    def test_tokens_of_another_vocabulary(self, pair: tuple[Path, Path]) -> None:
+        self.check(UsageError, "token 96, and the models have 96", *pair, [[1, 96]])
+
+    @pytest.mark.parametrize("documents", [[], [[5]], [[], [7]]])
+    def test_documents_that_predict_nothing(self, documents: Any, pair: tuple[Path, Path]) -> None:
+        self.check(UsageError, "no document of two tokens", *pair, documents)
+
+    def test_tensors_that_are_missing_or_too_many_before_a_layer_is_read(
+        self, pair: tuple[Path, Path], tmp_path: Path
+    ) -> None:
+        shutil.copytree(pair[1], tmp_path, dirs_exist_ok=True)
+        tensors = Checkpoint.open(tmp_path).arrays(Checkpoint.open(tmp_path).tensors)
+        mtp = {name: tensor for name, tensor in tensors.items() if name.startswith("mtp.")}
+        mx.save_safetensors(
+            str(tmp_path / "mtp.safetensors"), mtp | {"mtp.extra": mx.zeros(3)}, {"format": "mlx"}
+        )
+        with pytest.raises(CheckpointError, match=r"mtp\.extra"):
+            evaluate(pair[0], tmp_path, DOCUMENTS, lambda *_: pytest.fail("a layer was read"))
+
+    def test_weights_that_are_not_finite(self, pair: tuple[Path, Path], tmp_path: Path) -> None:
+        shutil.copytree(pair[0], tmp_path, dirs_exist_ok=True)
+        tensors = Checkpoint.open(tmp_path).arrays(Checkpoint.open(tmp_path).tensors)
+        tensors["model.norm.weight"] = mx.full((TINY["hidden_size"],), float("nan"))
+        mx.save_safetensors(str(tmp_path / "model.safetensors"), tensors, {"format": "pt"})
+        self.check(CheckpointError, "not finite", tmp_path, pair[1], DOCUMENTS)
+
+
+WORDS = "The ferry leaves the island at ten past six. " * 40
+
+
+def joined(documents: list[list[int]]) -> list[int]:
+    return [token for document in documents for token in document]
+
+
+class TestDocuments:
+    def test_a_text_is_cut_into_windows_that_hold_all_of_it(
+        self, tokenizer: Tokenizer, tmp_path: Path
+    ) -> None:
+        file = tmp_path / "text.txt"
+        file.write_text(WORDS)
+        documents = documents_from(file, tokenizer, window=64)
+        assert [len(d) for d in documents[:-1]] == [64] * (len(documents) - 1)
+        assert 1 < len(documents[-1]) <= 64
+        assert joined(documents) == tokenizer.encode(WORDS)
+
+    def test_no_more_is_read_than_asked_for(self, tokenizer: Tokenizer, tmp_path: Path) -> None:
+        file = tmp_path / "text.txt"
+        file.write_text(WORDS)
+        assert (
+            joined(documents_from(file, tokenizer, window=64, most_tokens=100))
+            == tokenizer.encode(WORDS)[:100]
+        )
+
+    def test_json_lines_are_texts_and_chats_in_the_models_template(
+        self, tokenizer: Tokenizer, tmp_path: Path
+    ) -> None:
+        messages = [{"role": "user", "content": WORDS}, {"role": "assistant", "content": "Yes."}]
+        tools = [{"type": "function", "function": {"name": "clock", "parameters": {}}}]
+        lines = [{"text": "<|im_start|>user"}, {"messages": messages}, {"messages": messages, "tools": tools}]
+        file = tmp_path / "chats.jsonl"
+        file.write_text("\n\n".join(map(json.dumps, lines)) + "\n")
+        rendered = [tokenizer.render(messages, each, generation_prompt=False) for each in (None, tools)]
+        expected = [tokenizer.encode(text) for text in ("<|im_start|>user", *rendered)]
+        assert documents_from(file, tokenizer, window=4096) == expected
+
+    def test_the_text_that_ships_is_long_enough_for_a_mean(self, tokenizer: Tokenizer) -> None:
+        documents = documents_from(DEFAULT_TEXT, tokenizer)
+        assert sum(map(len, documents)) == len(tokenizer.encode(DEFAULT_TEXT.read_text(encoding="utf-8")))
+        assert sum(map(len, documents)) > 1000
+
+    def test_a_character_that_the_limit_cuts_is_no_error(
+        self, tokenizer: Tokenizer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        file = tmp_path / "text.txt"
+        file.write_text(WORDS + "é", encoding="utf-8")
+        monkeypatch.setattr("quantize.documents._MOST_BYTES", len(WORDS) + 1)
+        assert joined(documents_from(file, tokenizer)) == tokenizer.encode(WORDS)
+
+    def test_a_line_that_the_limit_cuts_is_left_out(
+        self, tokenizer: Tokenizer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        line = json.dumps({"text": WORDS})
+        file = tmp_path / "texts.jsonl"
+        file.write_text(f"{line}\n{line}\n")
+        monkeypatch.setattr("quantize.documents._MOST_BYTES", len(line) + 9)
+        assert joined(documents_from(file, tokenizer)) == tokenizer.encode(WORDS)
+
+    @pytest.mark.parametrize(
+        ("name", "content", "said"),
+        [
+            ("a.txt", b"", "is empty"),
+            ("a.txt", b" \n ", "is empty"),
+            ("a.jsonl", b"\n", "is empty"),
+            ("a.txt", b"ab\xff", r"not UTF-8 \(byte 2\)"),
+            ("a.txt", "é".encode()[:1], r"not UTF-8 \(byte 0\)"),
+            ("a.txt", b"Two words", "holds [0-9]+ tokens, expected at least 64"),
+            ("a.jsonl", b'{"text": "a"}\n{"text"', "line 2 is not JSON"),
+            ("a.jsonl", b"[" * 100000, "line 1 is not JSON"),
+            ("a.jsonl", b'{"text": "a"}\n"\xff"', "line 2 is not UTF-8"),
+            ("a.jsonl", b"[1]", "line 1 holds .* expected a JSON object"),
+            ("a.jsonl", b'{"txt": "a"}', 'line 1 holds .* expected {"text"'),
+            ("a.jsonl", b'{"text": 1}', "line 1 holds"),
+            ("a.jsonl", b'{"text": "a", "messages": [{"role": "user"}]}', "line 1 holds"),
+            ("a.jsonl", b'{"messages": []}', "line 1 holds"),
+            ("a.jsonl", b'{"messages": ["hello"]}', "line 1 holds"),
+            (
+                "a.jsonl",
+                b'{"messages": [{"role": "user", "content": "a"}], "tools": "clock"}',
+                "line 1 holds",
+            ),
+        ],
+    )
+    def test_what_cannot_be_meant_is_refused_in_a_sentence(
+        self, name: str, content: bytes, said: str, tokenizer: Tokenizer, tmp_path: Path
+    ) -> None:
+        (tmp_path / name).write_bytes(content)
+        with pytest.raises(UsageError, match=said) as refused:
+            documents_from(tmp_path / name, tokenizer)
+        assert str(refused.value).startswith(str(tmp_path / name))
+        assert len(str(refused.value)) < 400
+
+    def test_a_missing_file_and_a_folder_are_refused(self, tokenizer: Tokenizer, tmp_path: Path) -> None:
+        with pytest.raises(UsageError, match="does not exist"):
+            documents_from(tmp_path / "none.txt", tokenizer)
+        with pytest.raises(UsageError, match="cannot be read"):
+            documents_from(tmp_path, tokenizer)
+
+    def test_a_template_that_fails_names_the_line(self, tokenizer: Tokenizer, tmp_path: Path) -> None:
+        file = tmp_path / "chats.jsonl"
+        file.write_text('{"text": "a"}\n{"messages": [{"content": "no role"}]}\n')
+        with pytest.raises(TokenizerError, match="line 2: The chat template"):
+            documents_from(file, tokenizer)
