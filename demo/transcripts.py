@@ -2,8 +2,8 @@
 
     python -m demo.transcripts FOLDER OUT.jsonl     then: qnext quantize … --evaluate-on OUT.jsonl
 
-Each line is `{"text": …}`, prompt and answer with every special token spelled out: only that gives back the tokens that were read
-and said, because a template writes thoughts and tool calls its own way. Answers that do not come back exactly are left out.
+Each line is `{"text": …}`, prompt and answer with every special token spelled out: only that gives back the tokens that were
+read and said, because a template writes thoughts and tool calls its own way. Answers that do not come back exactly are left out.
 """
 
 from __future__ import annotations
