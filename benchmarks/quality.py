@@ -1,14 +1,16 @@
 """What each recipe costs: converted folders against the checkpoint they were made of, as a Markdown table.
 
     python -m demo.transcripts demo/checkpoint chats.jsonl
-    python benchmarks/quality.py demo/checkpoint converted/3bit converted/4bit converted/8bit --text chats.jsonl
+    python benchmarks/quality.py chats.jsonl demo/checkpoint converted/3bit converted/4bit converted/8bit
 
-Every folder is compared on the same tokens. The relative error is of all weights that were rounded, by the folder's own record.
+Every folder reads the same chats, and is judged by the answers: what the embedded model says of questions means nothing, as it
+learned answers alone. The relative error is of all weights that were rounded, by the folder's own record.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import sys
 from math import prod, sqrt
 from pathlib import Path
@@ -20,7 +22,6 @@ from mlx_qnext.config import ModelConfig
 from mlx_qnext.json_fields import Fields, read_json_object
 from mlx_qnext.sizes import bytes_by_part, count_parameters
 from mlx_qnext.tokenizer import Tokenizer
-from quantize.documents import DEFAULT_TEXT, documents_from
 from quantize.evaluate import Quality, evaluate
 
 COLUMNS = (
@@ -38,10 +39,13 @@ COLUMNS = (
 
 def main() -> None:
     arguments = _arguments()
-    documents = documents_from(arguments.text, Tokenizer.from_folder(arguments.source))
-    compared = [_compared(arguments.source, dest, documents) for dest in arguments.dest]
+    tokenizer = Tokenizer.from_folder(arguments.source)
+    chats = [json.loads(line) for line in arguments.chats.read_text(encoding="utf-8").splitlines()]
+    documents = [tokenizer.encode(chat["text"]) for chat in chats]
+    contexts = [chat["context_tokens"] for chat in chats]
+    compared = [_compared(arguments.source, dest, documents, contexts) for dest in arguments.dest]
     first = compared[0]
-    print(f"{machine()}; {first.tokens:,} tokens of {arguments.text.name}\n")
+    print(f"{machine()}; {first.tokens:,} tokens of {len(chats)} answers\n")
     print(_row(*COLUMNS))
     print(_row("---", *["---:"] * (len(COLUMNS) - 1)))
     quality = (0.0, 0.0, 1.0, first.source_perplexity, first.source_mtp_agreement)
@@ -55,15 +59,13 @@ def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
+    parser.add_argument("chats", type=Path, help="as demo.transcripts writes them")
     parser.add_argument("source", type=Path)
     parser.add_argument("dest", type=Path, nargs="+")
-    parser.add_argument(
-        "--text", type=Path, default=DEFAULT_TEXT, help="plain text, or .jsonl of texts or chats"
-    )
     return parser.parse_args()
 
 
-def _compared(source: Path, dest: Path, documents: list[list[int]]) -> Quality:
+def _compared(source: Path, dest: Path, documents: list[list[int]], contexts: list[int]) -> Quality:
     def show(done: int, total: int) -> None:
         print(
             f"\r{dest.name}: {done} of {total} ",
@@ -72,7 +74,7 @@ def _compared(source: Path, dest: Path, documents: list[list[int]]) -> Quality:
             flush=True,
         )
 
-    return evaluate(source, dest, documents, show)
+    return evaluate(source, dest, documents, show, contexts=contexts)
 
 
 def _size(folder: Path) -> tuple[str, str]:

@@ -1,9 +1,10 @@
 """Writes chats of held-out problems, answered greedily by a model, as JSON lines to evaluate other weights of it on.
 
-    python -m demo.transcripts FOLDER OUT.jsonl     then: qnext quantize … --evaluate-on OUT.jsonl
+    python -m demo.transcripts FOLDER OUT.jsonl     then benchmarks/quality.py … OUT.jsonl
 
-Each line is `{"text": …}`, prompt and answer with every special token spelled out: only that gives back the tokens that were
-read and said, because a template writes thoughts and tool calls its own way. Answers that do not come back exactly are left out.
+Each line is `{"text": …, "context_tokens": …}`: prompt and answer with every special token spelled out, and how many tokens of
+that are prompt. Only text gives back the tokens that were read and said: a template writes thoughts and tool calls its own way.
+What does not come back exactly is left out.
 """
 
 from __future__ import annotations
@@ -27,8 +28,8 @@ def held_out(count: int) -> list[Case]:
     return [case for case in found if case.task not in NOT_HELD_OUT]
 
 
-def transcripts(folder: Path, asked: list[Case]) -> Iterator[str]:
-    """Yield prompt and answer of each case as one text, which the tokenizer turns into the very tokens again."""
+def transcripts(folder: Path, asked: list[Case]) -> Iterator[dict[str, str | int]]:
+    """Yield a line for each case that comes back exactly."""
     engine = mlx_qnext.load(folder)
     spelled = Tokenizer.from_file(str(folder / "tokenizer.json"))
     for case in asked:
@@ -38,7 +39,7 @@ def transcripts(folder: Path, asked: list[Case]) -> Iterator[str]:
         said = _answer(engine.session().generate(case.messages, config, tools))
         text = prompt.text + spelled.decode(said, skip_special_tokens=False)
         if engine.tokenizer.encode(text) == [*prompt.token_ids, *said]:
-            yield text
+            yield {"text": text, "context_tokens": len(prompt.token_ids)}
 
 
 def _answer(events: Iterable[Event]) -> list[int]:
@@ -56,7 +57,7 @@ def main() -> None:
     parser.add_argument("-n", dest="count", type=int, default=1, help="chats per task and mode")
     arguments = parser.parse_args()
     asked = held_out(arguments.count)
-    lines = [json.dumps({"text": text}) for text in transcripts(arguments.folder, asked)]
+    lines = [json.dumps(line) for line in transcripts(arguments.folder, asked)]
     arguments.out.write_text("\n".join(lines) + "\n", encoding="utf-8")
     print(f"{len(lines)} of {len(asked)} chats in {arguments.out}")
 

@@ -16,6 +16,7 @@ from pathlib import Path
 
 import mlx.core as mx
 import numpy as np
+from numpy.typing import NDArray
 
 from mlx_qnext.checkpoint import Checkpoint
 from mlx_qnext.config import ModelConfig
@@ -24,7 +25,7 @@ from mlx_qnext.mlx_lm_parts import create_attention_mask
 from mlx_qnext.model.layers import AttentionLayer, RecurrentLayer
 from mlx_qnext.model.loading import M, Parts, assemble, read
 from mlx_qnext.ops.device import Backend, backend
-from quantize.metrics import Reader, Scores, agreement, compare, joined
+from quantize.metrics import Reader, Scores, compare, joined
 
 OnProgress = Callable[[int, int], None]
 
@@ -63,6 +64,8 @@ def evaluate(
     quantised: Path,
     documents: Sequence[Sequence[int]],
     on_progress: OnProgress | None = None,
+    *,
+    contexts: Sequence[int] | None = None,
 ) -> Quality:
     """Compare two checkpoints of one model over `documents`, each a sequence of tokens read from its own beginning.
 
@@ -71,6 +74,8 @@ def evaluate(
 
     Args:
         on_progress: called with steps done and total; a layer of one model is a step.
+        contexts: for each document, how many tokens at its beginning are read and not judged; `None` judges all. A model that
+            learned answers alone knows nothing of questions.
 
     Raises:
         CheckpointError, UnsupportedModelError: a checkpoint is damaged or of another kind, or its logits are not finite.
@@ -78,7 +83,7 @@ def evaluate(
     """
     models = [assemble(Checkpoint.open(folder)) for folder in (source, quantised)]
     _check_alike(models[0].config, models[1].config, source, quantised)
-    batches = _batches(documents, models[0].config.vocab_size)
+    batches = _batches(documents, contexts or [0] * len(documents), models[0].config.vocab_size)
     steps = _Steps(sum(map(_steps, models)) + len(batches), on_progress)
     first = _walk(models.pop(0), batches, steps)
     second = _walk(models.pop(0), batches, steps)
@@ -88,6 +93,18 @@ def evaluate(
             f"{source} or {quantised} gives logits that are not finite: its weights are damaged; download or convert it again."
         )
     return quality
+
+
+@dataclass(frozen=True)
+class _Batch:
+    """Documents of one length.
+
+    Attributes:
+        tokens: `[B, T]`. judged: `[B, T + 1]`, whether what models say of a token counts, the one after the last included.
+    """
+
+    tokens: mx.array
+    judged: NDArray[np.bool_]
 
 
 @dataclass(frozen=True)
@@ -120,10 +137,10 @@ def _steps(parts: Parts) -> int:
     return len(parts.layers) + (parts.mtp is not None)
 
 
-def _walk(parts: Parts, batches: Sequence[mx.array], steps: _Steps) -> _Walked:
+def _walk(parts: Parts, batches: Sequence[_Batch], steps: _Steps) -> _Walked:
     """Take all documents through the model; its layers are gone afterwards."""
     read(parts.embed_tokens)
-    hidden = _evaluated([parts.embed_tokens(batch) for batch in batches])
+    hidden = _evaluated([parts.embed_tokens(batch.tokens) for batch in batches])
     while parts.layers:
         hidden = _pass(_read_thriftily(parts.layers.pop(0)), hidden)
         steps.advance()
@@ -131,9 +148,8 @@ def _walk(parts: Parts, batches: Sequence[mx.array], steps: _Steps) -> _Walked:
     drafted = None
     if parts.mtp is not None:
         head = _read_thriftily(parts.mtp)
-        drafted = _evaluated(
-            [head(h[:, :-1], tokens[:, 1:]) for h, tokens in zip(hidden, batches, strict=True)]
-        )
+        pairs = zip(hidden, batches, strict=True)
+        drafted = _evaluated([head(states[:, :-1], batch.tokens[:, 1:]) for states, batch in pairs])
         steps.advance()
     head = parts.lm_head if parts.lm_head is not None else parts.embed_tokens.as_linear
     return _Walked(Reader(head, parts.config.vocab_size), hidden, drafted)
@@ -179,10 +195,11 @@ def _freeing_at_once() -> Iterator[None]:
         mx.set_memory_limit(limit_bytes)
 
 
-def _compare(source: _Walked, quantised: _Walked, batches: Sequence[mx.array], steps: _Steps) -> Quality:
+def _compare(source: _Walked, quantised: _Walked, batches: Sequence[_Batch], steps: _Steps) -> Quality:
     pieces: list[Scores] = []
-    for *states, tokens in zip(source.hidden, quantised.hidden, batches, strict=True):
-        pieces.append(compare(source.reader, quantised.reader, states, tokens))
+    for *states, batch in zip(source.hidden, quantised.hidden, batches, strict=True):
+        scores = compare(source.reader, quantised.reader, states, batch.tokens)
+        pieces.append(scores.where(batch.judged[:, 1:-1].flatten()))
         steps.advance()
     scores = joined(pieces)
     return Quality(
@@ -192,35 +209,44 @@ def _compare(source: _Walked, quantised: _Walked, batches: Sequence[mx.array], s
         same_top=float(np.mean(scores.same_top)),
         perplexity=float(np.exp(np.mean(scores.surprise))),
         source_perplexity=float(np.exp(np.mean(scores.source_surprise))),
-        mtp_agreement=_mtp_agreement(quantised),
-        source_mtp_agreement=_mtp_agreement(source),
+        mtp_agreement=_mtp_agreement(quantised, batches),
+        source_mtp_agreement=_mtp_agreement(source, batches),
     )
 
 
-def _mtp_agreement(model: _Walked) -> float | None:
+def _mtp_agreement(model: _Walked, batches: Sequence[_Batch]) -> float | None:
     if model.drafted is None:
         return None
-    drafts, trunk = (
-        [model.reader.likeliest(batch) for batch in states] for states in (model.drafted, model.hidden)
-    )
-    return agreement(drafts, trunk)
+    agreed: list[NDArray[np.bool_]] = []
+    for drafted, hidden, batch in zip(model.drafted, model.hidden, batches, strict=True):
+        # The draft at t and the trunk at t + 1 speak of the same token, t + 2.
+        agrees = model.reader.likeliest(drafted) == model.reader.likeliest(hidden)[:, 1:]
+        agreed.append(agrees[batch.judged[:, 2:]])
+    return float(np.mean(np.concatenate(agreed)))
 
 
-def _batches(documents: Sequence[Sequence[int]], vocabulary: int) -> list[mx.array]:
-    """Token ids `[B, T]`: documents of one length together, because padding would reach the recurrent state."""
-    kept = sorted((document for document in documents if len(document) > 1), key=len)
+def _batches(documents: Sequence[Sequence[int]], contexts: Sequence[int], vocabulary: int) -> list[_Batch]:
+    """Documents of one length together: padding would reach the recurrent state."""
+    pairs = zip(documents, contexts, strict=True)
+    kept = sorted(((d, c) for d, c in pairs if len(d) > max(1, c)), key=lambda pair: len(pair[0]))
     if not kept:
         raise UsageError("There is no document of two tokens or more to evaluate on: give a longer text.")
-    largest = max(max(document) for document in kept)
+    largest = max(max(document) for document, _ in kept)
     if largest >= vocabulary:
         raise UsageError(
             f"A document holds token {largest}, and the models have {vocabulary}: use their own tokenizer."
         )
-    batches: list[mx.array] = []
-    for length, group in groupby(kept, key=len):
-        alike, size = [list(document) for document in group], max(1, _BATCH_TOKENS // length)
-        batches += [mx.array(alike[start : start + size]) for start in range(0, len(alike), size)]
+    batches: list[_Batch] = []
+    for length, group in groupby(kept, key=lambda pair: len(pair[0])):
+        alike, size = list(group), max(1, _BATCH_TOKENS // length)
+        batches += [_batch(alike[start : start + size]) for start in range(0, len(alike), size)]
     return batches
+
+
+def _batch(pairs: Sequence[tuple[Sequence[int], int]]) -> _Batch:
+    tokens = mx.array([list(document) for document, _ in pairs])
+    places = np.arange(tokens.shape[1] + 1)
+    return _Batch(tokens, np.array([places >= context for _, context in pairs]))
 
 
 def _check_alike(first: ModelConfig, second: ModelConfig, source: Path, quantised: Path) -> None:

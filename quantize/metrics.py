@@ -49,6 +49,10 @@ class Scores(NamedTuple):
     surprise: NDArray[np.float64]
     source_surprise: NDArray[np.float64]
 
+    def where(self, chosen: NDArray[np.bool_]) -> Scores:
+        """Those of the chosen tokens, `[N]`."""
+        return Scores(*(numbers[chosen] for numbers in self))
+
 
 def compare(source: Reader, quantised: Reader, states: Sequence[mx.array], tokens: mx.array) -> Scores:
     """Scores of two models by their states, each `[B, T, hidden]`, at `tokens` `[B, T]`, row after row.
@@ -66,16 +70,6 @@ def compare(source: Reader, quantised: Reader, states: Sequence[mx.array], token
 def joined(scores: Sequence[Scores]) -> Scores:
     """All of them as one."""
     return Scores(*(np.concatenate(parts) for parts in zip(*scores, strict=True)))
-
-
-def agreement(drafts: Sequence[NDArray[np.int64]], trunk: Sequence[NDArray[np.int64]]) -> float:
-    """The share of drafts that name what the trunk says a token later.
-
-    Args:
-        drafts: `[B, T - 1]`, what the MTP head says at each position but the last. trunk: `[B, T]`.
-    """
-    same = [(draft == said[:, 1:]).flatten() for draft, said in zip(drafts, trunk, strict=True)]
-    return float(np.mean(np.concatenate(same)))
 
 
 def _scores(source: mx.array, quantised: mx.array, targets: mx.array) -> tuple[mx.array, ...]:

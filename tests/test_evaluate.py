@@ -19,12 +19,11 @@ from tolerances import EVALUATED
 from demo.cases import cases
 from mlx_qnext import load_model
 from mlx_qnext.checkpoint import Checkpoint
-from mlx_qnext.errors import CheckpointError, TokenizerError, UsageError
+from mlx_qnext.errors import CheckpointError, UsageError
 from mlx_qnext.hub import embedded_model
 from mlx_qnext.model.qwen3_next import Model
 from mlx_qnext.tokenizer import Tokenizer
 from quantize import metrics
-from quantize.documents import DEFAULT_TEXT, documents_from
 from quantize.evaluate import Quality, evaluate
 
 # Lengths in no order, two of them twice, one without anything to predict.
@@ -92,18 +91,23 @@ def says(model: Model, document: list[int]) -> tuple[np.ndarray, np.ndarray | No
     return log_softmax(logits[0]), np.array(drafts == mx.argmax(logits, axis=-1)[:, 1:])[0]
 
 
-def directly(source: Path, quantised: Path, documents: list[list[int]]) -> Quality:
+def directly(
+    source: Path, quantised: Path, documents: list[list[int]], contexts: list[int] | None = None
+) -> Quality:
     """The same from whole models and whole logits, one document after another."""
     models = [load_model(folder)[0] for folder in (source, quantised)]
     kl, same, surprise, agreed = [], [], ([], []), ([], [])
-    for document in (d for d in documents if len(d) > 1):
+    for document, context in zip(documents, contexts or [1] * len(documents), strict=True):
+        if len(document) < 2:
+            continue
         said = [says(model, document) for model in models]
         (p, _), (q, _) = said
-        kl.append((np.exp(p) * (p - q)).sum(axis=-1)[:-1])
-        same.append((p.argmax(axis=-1) == q.argmax(axis=-1))[:-1])
+        known = slice(max(context, 1) - 1, -1)
+        kl.append((np.exp(p) * (p - q)).sum(axis=-1)[known])
+        same.append((p.argmax(axis=-1) == q.argmax(axis=-1))[known])
         for index, (logs, agrees) in enumerate(said):
-            surprise[index].append(-logs[np.arange(len(document) - 1), document[1:]])
-            agreed[index].append(agrees)
+            surprise[index].append(-logs[np.arange(len(document) - 1), document[1:]][max(context, 1) - 1 :])
+            agreed[index].append(None if agrees is None else agrees[max(context - 2, 0) :])
     rates = [None if each[0] is None else float(np.concatenate(each).mean()) for each in agreed]
     perplexities = [float(np.exp(np.concatenate(each).mean())) for each in surprise]
     divergence = np.concatenate(kl)
@@ -135,6 +139,12 @@ class TestWholeModels:
         assert expected.same_top < 1
         check(evaluate(*pair, DOCUMENTS), expected)
 
+    def test_what_is_context_is_read_and_not_judged(self, pair: tuple[Path, Path]) -> None:
+        contexts = [0, 1, 30, 0, 7, 2]
+        expected = directly(*pair, DOCUMENTS, contexts)
+        assert expected.tokens == 18 + 1 + 10 + 12 + 1
+        check(evaluate(*pair, DOCUMENTS, contexts=contexts), expected)
+
     def test_it_does_not_matter_how_many_logits_are_held_at_once(
         self, pair: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
     ) -> None:
@@ -162,7 +172,7 @@ class TestWholeModels:
         assert quality.source_mtp_agreement is not None
 
     def test_the_divergence_is_the_sources_from_the_quantised(self, pair: tuple[Path, Path]) -> None:
-        there, back = evaluate(*pair, DOCUMENTS), evaluate(*reversed(pair), DOCUMENTS)
+        there, back = evaluate(*pair, DOCUMENTS), evaluate(pair[1], pair[0], DOCUMENTS)
         assert there.kl != pytest.approx(back.kl, rel=1e-3)
         assert (there.perplexity, there.mtp_agreement) == (back.source_perplexity, back.source_mtp_agreement)
 
@@ -277,6 +287,10 @@ class TestRefusals:
     def test_documents_that_predict_nothing(self, documents: Any, pair: tuple[Path, Path]) -> None:
         self.check(UsageError, "no document of two tokens", *pair, documents)
 
+    def test_documents_that_are_all_context(self, pair: tuple[Path, Path]) -> None:
+        with pytest.raises(UsageError, match="no document of two tokens"):
+            evaluate(*pair, [[1, 2, 3]], contexts=[3])
+
     def test_tensors_that_are_missing_or_too_many_before_a_layer_is_read(
         self, pair: tuple[Path, Path], tmp_path: Path
     ) -> None:
@@ -295,110 +309,3 @@ class TestRefusals:
         tensors["model.norm.weight"] = mx.full((TINY["hidden_size"],), float("nan"))
         mx.save_safetensors(str(tmp_path / "model.safetensors"), tensors, {"format": "pt"})
         self.check(CheckpointError, "not finite", tmp_path, pair[1], DOCUMENTS)
-
-
-WORDS = "The ferry leaves the island at ten past six. " * 40
-
-
-def joined(documents: list[list[int]]) -> list[int]:
-    return [token for document in documents for token in document]
-
-
-class TestDocuments:
-    def test_a_text_is_cut_into_windows_that_hold_all_of_it(
-        self, tokenizer: Tokenizer, tmp_path: Path
-    ) -> None:
-        file = tmp_path / "text.txt"
-        file.write_text(WORDS)
-        documents = documents_from(file, tokenizer, window=64)
-        assert [len(d) for d in documents[:-1]] == [64] * (len(documents) - 1)
-        assert 1 < len(documents[-1]) <= 64
-        assert joined(documents) == tokenizer.encode(WORDS)
-
-    def test_no_more_is_read_than_asked_for(self, tokenizer: Tokenizer, tmp_path: Path) -> None:
-        file = tmp_path / "text.txt"
-        file.write_text(WORDS)
-        assert (
-            joined(documents_from(file, tokenizer, window=64, most_tokens=100))
-            == tokenizer.encode(WORDS)[:100]
-        )
-
-    def test_json_lines_are_texts_and_chats_in_the_models_template(
-        self, tokenizer: Tokenizer, tmp_path: Path
-    ) -> None:
-        messages = [{"role": "user", "content": WORDS}, {"role": "assistant", "content": "Yes."}]
-        tools = [{"type": "function", "function": {"name": "clock", "parameters": {}}}]
-        lines = [{"text": "<|im_start|>user"}, {"messages": messages}, {"messages": messages, "tools": tools}]
-        file = tmp_path / "chats.jsonl"
-        file.write_text("\n\n".join(map(json.dumps, lines)) + "\n")
-        rendered = [tokenizer.render(messages, each, generation_prompt=False) for each in (None, tools)]
-        expected = [tokenizer.encode(text) for text in ("<|im_start|>user", *rendered)]
-        assert documents_from(file, tokenizer, window=4096) == expected
-
-    def test_the_text_that_ships_is_long_enough_for_a_mean(self, tokenizer: Tokenizer) -> None:
-        documents = documents_from(DEFAULT_TEXT, tokenizer)
-        assert sum(map(len, documents)) == len(tokenizer.encode(DEFAULT_TEXT.read_text(encoding="utf-8")))
-        assert sum(map(len, documents)) > 1000
-
-    def test_a_character_that_the_limit_cuts_is_no_error(
-        self, tokenizer: Tokenizer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        file = tmp_path / "text.txt"
-        file.write_text(WORDS + "é", encoding="utf-8")
-        monkeypatch.setattr("quantize.documents._MOST_BYTES", len(WORDS) + 1)
-        assert joined(documents_from(file, tokenizer)) == tokenizer.encode(WORDS)
-
-    def test_a_line_that_the_limit_cuts_is_left_out(
-        self, tokenizer: Tokenizer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        line = json.dumps({"text": WORDS})
-        file = tmp_path / "texts.jsonl"
-        file.write_text(f"{line}\n{line}\n")
-        monkeypatch.setattr("quantize.documents._MOST_BYTES", len(line) + 9)
-        assert joined(documents_from(file, tokenizer)) == tokenizer.encode(WORDS)
-
-    @pytest.mark.parametrize(
-        ("name", "content", "said"),
-        [
-            ("a.txt", b"", "is empty"),
-            ("a.txt", b" \n ", "is empty"),
-            ("a.jsonl", b"\n", "is empty"),
-            ("a.txt", b"ab\xff", r"not UTF-8 \(byte 2\)"),
-            ("a.txt", "é".encode()[:1], r"not UTF-8 \(byte 0\)"),
-            ("a.txt", b"Two words", "holds [0-9]+ tokens, expected at least 64"),
-            ("a.jsonl", b'{"text": "a"}\n{"text"', "line 2 is not JSON"),
-            ("a.jsonl", b"[" * 100000, "line 1 is not JSON"),
-            ("a.jsonl", b'{"text": "a"}\n"\xff"', "line 2 is not UTF-8"),
-            ("a.jsonl", b"[1]", "line 1 holds .* expected a JSON object"),
-            ("a.jsonl", b'{"txt": "a"}', 'line 1 holds .* expected {"text"'),
-            ("a.jsonl", b'{"text": 1}', "line 1 holds"),
-            ("a.jsonl", b'{"text": "a", "messages": [{"role": "user"}]}', "line 1 holds"),
-            ("a.jsonl", b'{"messages": []}', "line 1 holds"),
-            ("a.jsonl", b'{"messages": ["hello"]}', "line 1 holds"),
-            (
-                "a.jsonl",
-                b'{"messages": [{"role": "user", "content": "a"}], "tools": "clock"}',
-                "line 1 holds",
-            ),
-        ],
-    )
-    def test_what_cannot_be_meant_is_refused_in_a_sentence(
-        self, name: str, content: bytes, said: str, tokenizer: Tokenizer, tmp_path: Path
-    ) -> None:
-        (tmp_path / name).write_bytes(content)
-        with pytest.raises(UsageError, match=said) as refused:
-            documents_from(tmp_path / name, tokenizer)
-        assert str(refused.value).startswith(str(tmp_path / name))
-        assert len(str(refused.value)) < 400
-
-    def test_a_missing_file_and_a_folder_are_refused(self, tokenizer: Tokenizer, tmp_path: Path) -> None:
-        with pytest.raises(UsageError, match="does not exist"):
-            documents_from(tmp_path / "none.txt", tokenizer)
-        with pytest.raises(UsageError, match="cannot be read"):
-            documents_from(tmp_path, tokenizer)
-
-    def test_a_template_that_fails_names_the_line(self, tokenizer: Tokenizer, tmp_path: Path) -> None:
-        file = tmp_path / "chats.jsonl"
-        file.write_text('{"text": "a"}\n{"messages": [{"content": "no role"}]}\n')
-        with pytest.raises(TokenizerError, match="line 2: The chat template"):
-            documents_from(file, tokenizer)
