@@ -88,7 +88,7 @@ def evaluate(
     first = _walk(models.pop(0), batches, steps)
     second = _walk(models.pop(0), batches, steps)
     quality = _compare(first, second, batches, steps)
-    if not isfinite(quality.kl + quality.perplexity + quality.source_perplexity):
+    if not isfinite(quality.kl):
         raise CheckpointError(
             f"{source} or {quantised} gives logits that are not finite: its weights are damaged; download or convert it again."
         )
