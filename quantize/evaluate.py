@@ -185,8 +185,8 @@ def _read_thriftily(module: M) -> M:
 def _freeing_at_once() -> Iterator[None]:
     """Make MLX wait for memory that is about to be free, instead of taking more.
 
-    Published checkpoints have a tensor for every expert. Joining those takes three copies of a layer where each step's input is
-    kept until all steps are queued, and above the limit MLX queues nothing before earlier work is done.
+    Published checkpoints have a tensor for every expert. Joining 512 of them takes 2.7 times a layer's size where each step's
+    input is kept until all steps are queued. Above the limit MLX queues nothing before earlier work is done, and it takes 2.0.
     """
     limit_bytes = mx.set_memory_limit(1)
     try:
