@@ -8,9 +8,8 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
-from mlx_qnext.quantization import Precision
-from quantize.convert import quantize_checkpoint
-from quantize.recipe import Recipe
+from quantize.job import Listeners, prepare
+from quantize.recipe_file import find_recipe
 
 CHECKPOINT = Path(__file__).parent / "checkpoint"
 WEIGHTS = Path(__file__).parent.parent / "mlx_qnext" / "demo" / "weights"
@@ -20,7 +19,8 @@ def main() -> None:
     """Replace the shipped weights by those of the checkpoint."""
     fresh = WEIGHTS.with_name("weights.new")
     shutil.rmtree(fresh, ignore_errors=True)
-    quantize_checkpoint(CHECKPOINT, fresh, Recipe(Precision(bits=4, group_size=64)))
+    with prepare(str(CHECKPOINT), fresh, find_recipe("4bit")) as job:
+        job.run(None, Listeners())
     shutil.rmtree(WEIGHTS, ignore_errors=True)
     fresh.rename(WEIGHTS)
 

@@ -8,7 +8,8 @@
     ├── TokenizerError            6   tokenizer or chat template missing, unreadable or failing
     ├── ContextLengthError        7   more tokens than the model's context holds
     ├── HubError                  8   the hub refused, failed or could not be reached
-    └── MemoryLimitError          9   weights and cache that cannot fit this machine
+    ├── MemoryLimitError          9   weights and cache that cannot fit this machine
+    └── OutputError              10   what was made cannot be written: no space, no permission
 
 A run that the user stops ends with 130, as shells expect of an interrupted program.
 """
@@ -70,3 +71,9 @@ class MemoryLimitError(QnextError):
     """Weights and cache cannot fit this machine's memory."""
 
     exit_code = 9
+
+
+class OutputError(QnextError):
+    """The disk takes no more, or not there."""
+
+    exit_code = 10

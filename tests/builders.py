@@ -8,6 +8,7 @@ from typing import Literal
 
 import mlx.core as mx
 
+from mlx_qnext.checkpoint import Checkpoint
 from mlx_qnext.config import ModelConfig
 
 TINY = {
@@ -145,7 +146,17 @@ def _random_tensors(config: ModelConfig, seed: int, *, mtp: bool, dtype: mx.Dtyp
     }
 
 
-def _mlx_layout(tensors: dict[str, mx.array], config: ModelConfig) -> dict[str, mx.array]:
+def mlx_tensors(folder: Path) -> dict[str, mx.array]:
+    """The tensors of an HF folder in MLX layout, unquantised; norms in fp32, where 1 + weight loses nothing."""
+    checkpoint = Checkpoint.open(folder)
+    return _mlx_layout(
+        checkpoint.arrays(checkpoint.tensors), ModelConfig.from_dict(checkpoint.config), norms=mx.float32
+    )
+
+
+def _mlx_layout(
+    tensors: dict[str, mx.array], config: ModelConfig, norms: mx.Dtype = mx.bfloat16
+) -> dict[str, mx.array]:
     converted = {}
     for name, tensor in tensors.items():
         if ".mlp.experts." in name:
@@ -159,7 +170,7 @@ def _mlx_layout(tensors: dict[str, mx.array], config: ModelConfig) -> dict[str, 
         elif name.endswith("conv1d.weight"):
             converted[name] = tensor.moveaxis(2, 1)
         elif tensor.ndim == 1 and "norm" in name and not name.endswith("linear_attn.norm.weight"):
-            converted[name] = tensor + 1
+            converted[name] = tensor.astype(norms) + 1
         else:
             converted[name] = tensor
     return converted

@@ -13,7 +13,7 @@ from typing import Any, Literal
 import mlx.core as mx
 import numpy as np
 import pytest
-from builders import TINY, write_hf_checkpoint
+from builders import TINY, mlx_tensors, write_hf_checkpoint
 from mlx.utils import tree_flatten
 from reference.mlx_lm_logits import mlx_lm_logits
 from tolerances import MLX_LM_FP32, QUANTIZED_VS_DEQUANTIZED
@@ -23,7 +23,6 @@ from mlx_qnext import load_model
 from mlx_qnext.checkpoint import Checkpoint
 from mlx_qnext.hub import embedded_model
 from mlx_qnext.model.qwen3_next import Model
-from quantize.mlx_layout import mlx_tensors
 
 Tensors = dict[str, mx.array]
 Settings = dict[str, Any]
@@ -130,7 +129,7 @@ class TestLayouts:
         self, way: str, published: Path, tmp_path: Path
     ) -> None:
         source = Checkpoint.open(published)
-        folder = WAYS[way](tmp_path / "other", source.arrays(source.tensors), dict(mlx_tensors(source)))
+        folder = WAYS[way](tmp_path / "other", source.arrays(source.tensors), mlx_tensors(published))
         model, other = load(published), load(folder)
         assert (logits(model) == logits(other)).all()
         assert (other.mtp is None) == ("without" in way)
@@ -165,7 +164,8 @@ def quantised_pair(folder: Path, settings: Settings, config: Mapping[str, Any] =
     """One model twice: packed by `settings`, and plain in fp32; norms and what else stays plain in bf16."""
     source = Checkpoint.open(write_hf_checkpoint(folder / "source", dict(config)))
     tensors = {
-        name: array.astype(mx.bfloat16) if array.ndim == 1 else array for name, array in mlx_tensors(source)
+        name: array.astype(mx.bfloat16) if array.ndim == 1 else array
+        for name, array in mlx_tensors(source.folder).items()
     }
     packed, plain = pack(tensors, settings)
     named = source.config | {"quantization": settings, "quantization_config": settings}

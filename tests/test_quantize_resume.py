@@ -1,0 +1,241 @@
+"""A conversion that is stopped at any moment goes on and ends in the same bytes; nothing unfinished looks finished."""
+
+from __future__ import annotations
+
+import errno
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from builders import write_hf_checkpoint
+from quantizing import quantize
+
+from mlx_qnext.checkpoint import Checkpoint
+from mlx_qnext.errors import OutputError, QnextError, UsageError
+from quantize.loss import Loss
+from quantize.piece import convert_piece
+from quantize.recipe_file import find_recipe
+
+RECIPE = find_recipe("4bit").with_group_size(32)
+
+
+@pytest.fixture(scope="module")
+def published(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_hf_checkpoint(tmp_path_factory.mktemp("published") / "model", shards=3)
+
+
+@pytest.fixture(scope="module")
+def converted(published: Path) -> dict[str, bytes]:
+    """What an uninterrupted run makes."""
+    dest = published.parent / "converted"
+    quantize(published, dest, RECIPE)
+    return contents(dest)
+
+
+@pytest.fixture(autouse=True)
+def small_steps(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each piece is handed out alone and recorded at once, so that there is much to interrupt."""
+    monkeypatch.setattr("quantize.convert._TASK_BYTES", 1)
+    monkeypatch.setattr("quantize.convert._RECORD_EVERY_BYTES", 1)
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+class Stops:
+    """Fails at the n-th piece, and counts them."""
+
+    def __init__(self, at: int, failure: BaseException) -> None:
+        self.at, self.failure, self.count = at, failure, 0
+
+    def __call__(self, *args: object) -> Loss:
+        self.count += 1
+        if self.count == self.at:
+            raise self.failure
+        return convert_piece(*args)
+
+
+FAILURES = {
+    "an interrupt": (KeyboardInterrupt(), KeyboardInterrupt, ""),
+    "a full disk": (OSError(errno.ENOSPC, "No space left on device"), OutputError, "free some space"),
+    "a disk that fails": (OSError(errno.EIO, "Input/output error"), OutputError, "Input/output error"),
+}
+
+
+@pytest.mark.parametrize("at", [1, 7, 60])
+@pytest.mark.parametrize("row", FAILURES)
+def test_what_was_stopped_goes_on_and_nothing_is_done_twice(
+    row: str,
+    at: int,
+    published: Path,
+    converted: dict[str, bytes],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    failure, kind, phrase = FAILURES[row]
+    first = Stops(at, failure)
+    monkeypatch.setattr("quantize.convert.convert_piece", first)
+    with pytest.raises(kind) as caught:
+        quantize(published, tmp_path / "out", RECIPE)
+    assert phrase in str(caught.value)
+    assert [path.name for path in tmp_path.iterdir()] == ["out.incomplete"]
+    second = Stops(0, failure)
+    monkeypatch.setattr("quantize.convert.convert_piece", second)
+    quantize(published, tmp_path / "out", RECIPE)
+    assert contents(tmp_path / "out") == converted
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+    # What was under way when the first run was stopped is done again, one piece a worker at most.
+    done_by_both = first.count + second.count - _pieces(published)
+    assert 1 <= done_by_both <= 8
+
+
+def _pieces(published: Path) -> int:
+    return len(Checkpoint.open(published).tensors)
+
+
+@pytest.mark.parametrize("name", ["complete", "sign"])
+def test_what_was_stopped_behind_its_last_piece_goes_on(
+    name: str, published: Path, converted: dict[str, bytes], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stop(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as broken:
+        broken.setattr(f"quantize.job.{name}", stop)
+        with pytest.raises(KeyboardInterrupt):
+            quantize(published, tmp_path / "out", RECIPE)
+    assert not (tmp_path / "out").exists()
+    quantize(published, tmp_path / "out", RECIPE)
+    assert contents(tmp_path / "out") == converted
+
+
+COMMAND = """
+import sys
+import quantize.convert as convert
+convert._TASK_BYTES = convert._RECORD_EVERY_BYTES = 1
+from pathlib import Path
+from quantize.job import Listeners, prepare
+from quantize.recipe_file import find_recipe
+
+def tell(step):
+    print(step.done_bytes, flush=True)
+
+with prepare(sys.argv[1], Path(sys.argv[2]), find_recipe("4bit").with_group_size(32)) as job:
+    job.run(None, Listeners(on_step=tell))
+"""
+
+
+def _run_and_kill(source: Path, dest: Path, after_steps: int) -> None:
+    """Start a conversion in a process of its own and kill it once it told so many steps; it may have ended by then."""
+    command = [sys.executable, "-c", COMMAND, str(source), str(dest)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, cwd=Path(__file__).parent.parent) as process:
+        assert process.stdout is not None
+        for count, _ in enumerate(process.stdout, 1):
+            if count >= after_steps:
+                break
+        os.kill(process.pid, signal.SIGKILL)
+
+
+@pytest.mark.slow
+def test_killed_again_and_again_at_random_points_it_ends_in_the_same_bytes(
+    published: Path, converted: dict[str, bytes], tmp_path: Path
+) -> None:
+    dest, draw = tmp_path / "out", random.Random(0)
+    for _ in range(12):
+        _run_and_kill(published, dest, after_steps=draw.randint(1, 12))
+        if dest.exists():
+            break
+        assert not (tmp_path / "out" / "config.json").exists()
+    if not dest.exists():
+        quantize(published, dest, RECIPE)
+    assert contents(dest) == converted
+
+
+def test_killed_once_it_ends_in_the_same_bytes(
+    published: Path, converted: dict[str, bytes], tmp_path: Path
+) -> None:
+    _run_and_kill(published, tmp_path / "out", after_steps=5)
+    assert (tmp_path / "out.incomplete" / "journal.jsonl").exists()
+    quantize(published, tmp_path / "out", RECIPE)
+    assert contents(tmp_path / "out") == converted
+
+
+@pytest.fixture
+def unfinished(published: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The journal of a conversion into `out` that was stopped half-way."""
+    with monkeypatch.context() as broken:
+        broken.setattr("quantize.convert.convert_piece", Stops(40, KeyboardInterrupt()))
+        with pytest.raises(KeyboardInterrupt):
+            quantize(published, tmp_path / "out", RECIPE)
+    return tmp_path / "out.incomplete" / "journal.jsonl"
+
+
+def test_a_line_that_was_half_written_is_done_again(
+    published: Path, converted: dict[str, bytes], unfinished: Path, tmp_path: Path
+) -> None:
+    with unfinished.open("ab") as file:
+        file.write(b"[99, 0.0")
+    quantize(published, tmp_path / "out", RECIPE)
+    assert contents(tmp_path / "out") == converted
+
+
+def test_another_recipe_does_not_go_on_with_it(published: Path, unfinished: Path, tmp_path: Path) -> None:
+    before = unfinished.read_bytes()
+    with pytest.raises(UsageError, match="another source or recipe"):
+        quantize(published, tmp_path / "out", find_recipe("8bit").with_group_size(32))
+    assert unfinished.read_bytes() == before
+
+
+def test_a_source_that_changed_is_not_gone_on_with(
+    published: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = shutil.copytree(published, tmp_path / "source")
+    with monkeypatch.context() as broken:
+        broken.setattr("quantize.convert.convert_piece", Stops(40, KeyboardInterrupt()))
+        with pytest.raises(KeyboardInterrupt):
+            quantize(source, tmp_path / "out", RECIPE)
+    shard = source / "model-00003-of-00003.safetensors"
+    os.utime(shard, ns=(0, shard.stat().st_mtime_ns + 1))
+    with pytest.raises(UsageError, match="another source or recipe"):
+        quantize(source, tmp_path / "out", RECIPE)
+
+
+@pytest.mark.parametrize("content", [b"", b"\n", b"{}\n", b"not json\n", b"[1, 2]\n"])
+def test_a_journal_that_is_damaged_is_refused(
+    content: bytes, published: Path, unfinished: Path, tmp_path: Path
+) -> None:
+    unfinished.write_bytes(content)
+    with pytest.raises(UsageError, match="another source or recipe"):
+        quantize(published, tmp_path / "out", RECIPE)
+
+
+def test_a_folder_of_that_name_that_is_somebody_elses_is_left_alone(published: Path, tmp_path: Path) -> None:
+    (tmp_path / "out.incomplete" / "result").mkdir(parents=True)
+    (tmp_path / "out.incomplete" / "result" / "thesis.txt").write_text("mine")
+    with pytest.raises(UsageError, match="no unfinished conversion"):
+        quantize(published, tmp_path / "out", RECIPE)
+    assert (tmp_path / "out.incomplete" / "result" / "thesis.txt").read_text() == "mine"
+
+
+def test_two_at_once_do_not_share_a_destination(published: Path, tmp_path: Path) -> None:
+    from quantize.job import prepare
+
+    with (
+        prepare(str(published), tmp_path / "out", RECIPE),
+        pytest.raises(UsageError, match="in use by another qnext"),
+        prepare(str(published), tmp_path / "out", RECIPE),
+    ):
+        pass
+    assert not (tmp_path / "out.incomplete").exists()
+
+
+def test_a_refusal_before_the_work_leaves_nothing(published: Path, tmp_path: Path) -> None:
+    with pytest.raises(QnextError):
+        quantize(published, tmp_path / "out", find_recipe("4bit").with_group_size(128))
+    assert not list(tmp_path.iterdir())
