@@ -14,20 +14,29 @@ from cli.loading import EMBEDDED
 from cli.options import MODEL_VARIABLE
 from cli.views.inspection import inspection
 from cli.views.progress import Progress
+from mlx_qnext.errors import UsageError
 
 if TYPE_CHECKING:
     from mlx_qnext.checkpoint import Checkpoint
     from mlx_qnext.hub import Repository
+
+_HUB = "hf://"
 
 
 def inspect(
     model: Annotated[
         str, typer.Argument(envvar=MODEL_VARIABLE, help="A folder, a hub repository, or an alias.")
     ] = EMBEDDED,
+    verify: Annotated[
+        bool,
+        typer.Option("--verify", help="Read what `qnext quantize` made, and compare it with its manifest."),
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object instead.")] = False,
 ) -> None:
-    """Show what a model is and holds. No weights are read or downloaded."""
+    """Show what a model is and holds. No weights are downloaded, and without --verify none are read."""
     facts = _facts(model)
+    if verify:
+        facts["verified"] = _verified(facts["path"])
     if as_json:
         typer.echo(json.dumps(facts, ensure_ascii=False))
     else:
@@ -50,7 +59,32 @@ def _facts(model: str) -> dict[str, Any]:
         "bytes": {"total": sum(sizes.values()), **sizes},
         "quantization": {part: list(labels) for part, labels in precisions_by_part(checkpoint).items()},
         "mtp": checkpoint.has_mtp,
+        **_made_by(path),
     }
+
+
+def _verified(path: str) -> int:
+    """The number of tensors that are what they were when they were made.
+
+    Raises:
+        UsageError: the model is not on this disk, or was not made by this program. CheckpointError: something changed.
+    """
+    from quantize.manifest import verify
+
+    if path.startswith(_HUB):
+        raise UsageError(f"{path} is not on this disk, and only what is can be verified: name a folder.")
+    with Progress(terminal.err(), "Reading", "bytes") as progress:
+        return verify(Path(path), progress.update)
+
+
+def _made_by(path: str) -> dict[str, str]:
+    """From what, and by which recipe, where the folder says so."""
+    from quantize.manifest import FILE, read_manifest
+
+    if not Path(path, FILE).is_file():
+        return {}
+    manifest = read_manifest(Path(path))
+    return {"source": manifest.source, "recipe": manifest.recipe}
 
 
 def _open(model: str) -> tuple[str, Checkpoint]:
@@ -73,4 +107,4 @@ def _open_remote(place: Repository) -> tuple[str, Checkpoint]:
         TemporaryDirectory(prefix="qnext-") as folder,
     ):
         remote = RemoteCheckpoint.peek(place.name, place.revision, Path(folder), progress.update)
-    return str(remote.snapshot or f"hf://{remote.repo}@{remote.commit}"), remote.checkpoint
+    return str(remote.snapshot or f"{_HUB}{remote.repo}@{remote.commit}"), remote.checkpoint

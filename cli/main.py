@@ -13,6 +13,7 @@ import typer
 from cli.chat import chat
 from cli.generate import generate
 from cli.inspect import inspect
+from cli.quantize import quantize
 from cli.terminal import occupy_closed_stdin, replace_what_cannot_be_encoded
 from mlx_qnext.errors import QnextError
 
@@ -29,6 +30,7 @@ app = typer.Typer(
 app.command()(chat)
 app.command()(generate)
 app.command()(inspect)
+app.command()(quantize)
 
 
 @app.callback(invoke_without_command=True)

@@ -10,7 +10,7 @@ from cli.main import app
 from mlx_qnext import errors
 
 PAGE = Path(__file__).with_name("cli.md")
-COMMANDS = ("chat", "generate", "inspect")
+COMMANDS = ("chat", "generate", "inspect", "quantize")
 OTHER_CODES = (
     (0, "The answer is complete, or the facts are printed."),
     (errors.INTERRUPTED_EXIT_CODE, "An interrupt ended the answer; what was said until then is printed."),

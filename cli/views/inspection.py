@@ -23,6 +23,10 @@ def inspection(facts: dict[str, Any]) -> RenderableType:
         f"{facts['path']}\n{facts['architecture']}, {facts['layers']} layers, context {facts['context']}\n"
         f"{total} parameters, {active} active a token; MTP head {'present' if facts['mtp'] else 'absent'}\n"
     )
+    if "recipe" in facts:
+        heading += f"made from {facts['source']} by the recipe {facts['recipe']}\n"
+    if "verified" in facts:
+        heading += f"all {facts['verified']} tensors are what they were when they were made\n"
     return Group(Text(heading), table)
 
 

@@ -32,12 +32,11 @@ class Progress:
         clock: Callable[[], float] = monotonic,
     ) -> None:
         self._console, self._title, self._unit, self._clock = console, title, unit, clock
-        self._start = clock()
+        self._start: float | None = None
         self._bar: RichProgress | None = None
         self._last_tenth = 0
 
     def __enter__(self) -> Self:
-        self._start = self._clock()
         return self
 
     def __exit__(
@@ -46,7 +45,9 @@ class Progress:
         self.close()
 
     def update(self, done: int, total: int) -> None:
-        """`done` of `total` are done."""
+        """`done` of `total` are done; the first call tells that the work began."""
+        if self._start is None:
+            self._start = self._clock()
         if self._clock() - self._start < _SHOW_AFTER_S:
             return
         if self._console.is_terminal:
