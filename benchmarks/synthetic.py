@@ -57,12 +57,12 @@ class SyntheticCheckpoint(Checkpoint):
     @classmethod
     def make(cls, config: dict[str, Any]) -> SyntheticCheckpoint:
         """The checkpoint of this configuration; nothing is made until `arrays` are evaluated."""
-        shapes = dict(_shapes(config))
-        overrides = {path: {"bits": 8, "group_size": _GROUP} for path in shapes if path.endswith(_GATES)}
+        made_of = dict(shapes(config))
+        overrides = {path: {"bits": 8, "group_size": _GROUP} for path in made_of if path.endswith(_GATES)}
         quantised = config | {"quantization": {"bits": 4, "group_size": _GROUP, **overrides}}
-        tensors = {info.name: info for path, shape in shapes.items() for info in _tensors(path, shape)}
+        tensors = {info.name: info for path, shape in made_of.items() for info in _tensors(path, shape)}
         made = cls(Path("synthetic"), quantised, tensors, {}, "mlx", None)
-        object.__setattr__(made, "_shapes", shapes)
+        object.__setattr__(made, "_shapes", made_of)
         return made
 
     def arrays(self, names: Iterable[str]) -> dict[str, mx.array]:
@@ -111,7 +111,8 @@ def _tensors(path: str, shape: tuple[int, ...]) -> list[TensorInfo]:
     ]
 
 
-def _shapes(c: dict[str, Any]) -> Iterator[tuple[str, tuple[int, ...]]]:
+def shapes(c: dict[str, Any]) -> Iterator[tuple[str, tuple[int, ...]]]:
+    """Module or tensor path → shape before quantisation, of everything in a checkpoint in MLX layout."""
     width, vocabulary = c["hidden_size"], c["vocab_size"]
     yield "model.embed_tokens", (vocabulary, width)
     for n in range(c["num_hidden_layers"]):

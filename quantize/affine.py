@@ -46,8 +46,8 @@ class Packed:
     squared_sum: float
 
 
-def quantize_rows(matrix: Array, precision: Precision) -> Packed:
-    """The rows of `matrix`, fp32 [rows, columns], quantised; columns divide into groups.
+def quantize_rows(matrix: Array | NDArray[np.uint16], precision: Precision) -> Packed:
+    """The rows of `matrix` [rows, columns], fp32 or bf16 as uint16, quantised; columns divide into groups.
 
     Where a weight is not finite its row means nothing, and `squared_sum` tells.
     """
@@ -55,7 +55,7 @@ def quantize_rows(matrix: Array, precision: Precision) -> Packed:
         return _quantize_rows(matrix, precision)
 
 
-def _quantize_rows(matrix: Array, precision: Precision) -> Packed:
+def _quantize_rows(matrix: Array | NDArray[np.uint16], precision: Precision) -> Packed:
     rows = len(matrix)
     groups = matrix.reshape(-1, precision.group_size)
     count = len(groups)
@@ -65,7 +65,7 @@ def _quantize_rows(matrix: Array, precision: Precision) -> Packed:
     for start in range(0, count, _BLOCK_GROUPS):
         part = slice(start, start + _BLOCK_GROUPS)
         # One row for each place in a group: what is done to all groups runs over contiguous memory.
-        block = _Block(np.ascontiguousarray(groups[part].T), precision.bits)
+        block = _Block(_widened(np.ascontiguousarray(groups[part].T)), precision.bits)
         block.fit()
         weight[part] = block.packed()
         scales[part], biases[part] = to_bfloat16(block.scales), to_bfloat16(block.biases)
@@ -79,6 +79,10 @@ def _quantize_rows(matrix: Array, precision: Precision) -> Packed:
         squared_error,
         squared_sum,
     )
+
+
+def _widened(values: NDArray[np.float32 | np.uint16]) -> Array:
+    return from_bfloat16(values.view(np.uint16)) if values.dtype == np.uint16 else values.view(np.float32)
 
 
 class _Block:

@@ -8,7 +8,9 @@ from numpy.typing import NDArray
 
 def from_bfloat16(halves: NDArray[np.uint16]) -> NDArray[np.float32]:
     """The values, exactly."""
-    return (halves.astype(np.uint32) << np.uint32(16)).view(np.float32)
+    bits = halves.astype(np.uint32)
+    bits <<= np.uint32(16)
+    return bits.view(np.float32)
 
 
 def to_bfloat16(values: NDArray[np.float32]) -> NDArray[np.uint16]:

@@ -23,8 +23,8 @@ def card(facts: Facts) -> str:
             f"# {source.rpartition('/')[2]}, {facts.recipe.name}",
             "",
             f"Made by `qnext quantize` from {source}{f' at {commit}' if commit else ''}, by the recipe "
-            f"{facts.recipe.name}: "
-            f"{facts.recipe.description or 'without a description'}.",
+            f"{facts.recipe.name}: {facts.recipe.description or 'without a description'}."
+            + (f" The trunk is that of {facts.target}, as it was." if facts.target else ""),
             "",
             f"{facts.total_bytes / 1e9:.2f} GB, {facts.bits_per_weight:.2f} bits a weight. "
             + ("The MTP head is in `mtp.safetensors`." if facts.has_mtp else "There is no MTP head."),

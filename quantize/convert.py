@@ -6,7 +6,7 @@ import os
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,13 +14,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mlx_qnext.safetensors_header import TensorInfo
+from quantize.disk import writing
 from quantize.elements import read_bytes
 from quantize.loss import Loss
 from quantize.output_files import OutputWriter
 from quantize.piece import ReadScale, convert_piece
 from quantize.plan import Piece, Plan
 from quantize.source import Source
-from quantize.workspace import Workspace, writing
+from quantize.workspace import Workspace
 
 MAX_WORKERS = 8
 # Progress is told, and an interrupt noticed, at least so often.
@@ -103,9 +104,9 @@ class _Conversion:
             for file, numbers in self._plan.by_source_file()
         }
         waiting = {file: numbers for file, numbers in waiting.items() if numbers}
-        with self._workers() as pool:
+        with self._workers() as pool, closing(self._source.files(list(waiting), self._on_fetch)) as files:
             try:
-                for file, path in self._source.files(list(waiting), self._on_fetch):
+                for file, path in files:
                     self._convert_file(pool, path, waiting[file])
             finally:
                 self._stopped.set()

@@ -18,12 +18,14 @@ class Facts:
     """One conversion's outcome; before the work, without losses.
 
     Attributes:
-        source: as people name it. losses: of each module that was rounded, in the order of the model.
+        source: as people name it. target: what was given the source's MTP head, `None` where all is the source's.
+        losses: of each module that was rounded, in the order of the model.
         quality: of the whole model against its source, where it was evaluated.
         sizes, precisions: of each part. bits_per_weight: all bytes over all weights.
     """
 
     source: str
+    target: str | None
     recipe: Recipe
     losses: Mapping[str, Loss]
     quality: Quality | None
@@ -37,15 +39,17 @@ class Facts:
         cls,
         checkpoint: Checkpoint,
         source: str,
+        target: str | None,
         recipe: Recipe,
         losses: Mapping[str, Loss],
-        quality: Quality | None = None,
+        quality: Quality | None,
     ) -> Facts:
         """Those of a quantised checkpoint."""
         sizes = bytes_by_part(checkpoint)
         weights = count_parameters(checkpoint, ModelConfig.from_dict(checkpoint.config)).total
         return cls(
             source,
+            target,
             recipe,
             losses,
             quality,

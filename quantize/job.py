@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
@@ -11,12 +11,15 @@ from pathlib import Path
 from mlx_qnext.checkpoint import Checkpoint
 from mlx_qnext.errors import UnsupportedModelError, UsageError
 from mlx_qnext.model.loading import check_complete
+from mlx_qnext.safetensors_header import TensorInfo
 from mlx_qnext.tokenizer import Tokenizer
 from quantize.convert import OnStep, convert
+from quantize.disk import on_one_disk, writing
 from quantize.documents import documents_from
 from quantize.elements import FP8_DTYPE
 from quantize.evaluate import Quality, evaluate
 from quantize.facts import Facts
+from quantize.loss import Loss
 from quantize.manifest import OnBytes
 from quantize.opening import (
     Progress,
@@ -32,7 +35,7 @@ from quantize.planned import PlannedCheckpoint
 from quantize.recipe import Recipe
 from quantize.seal import complete, link_weights, sign
 from quantize.source import Source
-from quantize.workspace import Workspace, writing
+from quantize.workspace import Workspace
 
 
 def _ignore(*_: object) -> None:
@@ -71,7 +74,7 @@ class Job:
         Raises:
             CheckpointError, HubError: as the source gives them. OutputError: the disk refused.
         """
-        self.workspace.check_room(self.source.room_bytes(self.files()), self.plan.files)
+        self.workspace.check_room(self.room_bytes - self.plan.output_bytes, self.plan.files)
         losses = convert(self.plan, self.source, self.workspace, listeners.on_step)
         result = self.workspace.result
         with writing(self.workspace.dest):
@@ -79,7 +82,7 @@ class Job:
                 link_weights(self.target.folder, result)
             complete(result, self.plan, (self.target or self.source.checkpoint).folder)
             quality = self._evaluate(documents, listeners)
-            facts = Facts.gather(self.made, self.source.name, self.recipe, losses, quality)
+            facts = self._facts(losses, quality)
             sign(result, facts, listeners.on_signed)
         self.workspace.finish()
         return facts
@@ -87,7 +90,18 @@ class Job:
     @property
     def room_bytes(self) -> int:
         """What result and source files take on the disk at once."""
-        return self.plan.output_bytes + self.source.room_bytes(self.files())
+        copied_bytes = 0 if self._links else sum(tensor.nbytes for tensor in self._target_tensors)
+        return self.plan.output_bytes + copied_bytes + self.source.room_bytes(self.files())
+
+    @property
+    def _target_tensors(self) -> Collection[TensorInfo]:
+        return self.target.tensors.values() if self.target else ()
+
+    @property
+    def _links(self) -> bool:
+        """Whether the target's files need no copy."""
+        files = {tensor.file.resolve() for tensor in self._target_tensors}
+        return all(on_one_disk(file, self.workspace.folder) for file in files)
 
     @cached_property
     def made(self) -> Checkpoint:
@@ -100,7 +114,11 @@ class Job:
 
     def forecast(self) -> Facts:
         """What the result will be, as far as headers tell."""
-        return Facts.gather(self.made, self.source.name, self.recipe, {})
+        return self._facts({}, None)
+
+    def _facts(self, losses: Mapping[str, Loss], quality: Quality | None) -> Facts:
+        target = self.target.folder.name if self.target else None
+        return Facts.gather(self.made, self.source.name, target, self.recipe, losses, quality)
 
     def documents(self, file: Path) -> list[list[int]]:
         """The tokens of a file to evaluate on.

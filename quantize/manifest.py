@@ -14,7 +14,7 @@ from mlx_qnext.checkpoint import Checkpoint
 from mlx_qnext.errors import CheckpointError, UsageError
 from mlx_qnext.json_fields import REMEDY, Fields, read_json_object, shown
 from mlx_qnext.safetensors_header import TensorInfo
-from quantize.output_files import replacing
+from quantize.disk import replacing
 
 FILE = "qnext.json"
 FORMAT = 1

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from math import prod
+from math import isfinite, prod
 from pathlib import Path
 
 import numpy as np
@@ -36,19 +36,26 @@ def convert_piece(piece: Piece, path: Path, read_scale: ReadScale, writer: Outpu
     tensor = piece.placement.source
     row_bytes = piece.columns * tensor.nbytes // max(prod(tensor.shape), 1)
     content = read_bytes(path, tensor, piece.first_row * row_bytes, piece.rows * row_bytes)
-    values = to_fp32(content, tensor.dtype).reshape(piece.rows, piece.columns)
-    if scale := piece.placement.scale:
-        scales = to_fp32(read_scale(scale), scale.dtype).reshape(scale.shape)
-        values = values * block_scales(scales, piece.first_row, *values.shape)
     if piece.precision is None:
-        _check_finite(piece, bool(np.isfinite(values).all()))
-        _write(writer, piece.target, piece.target_row, _kept(piece, content, values))
+        rows = _kept(piece, content, _values(piece, content, read_scale))
+        _write(writer, piece.target, piece.target_row, rows)
         return Loss()
-    packed = quantize_rows(values, piece.precision)
-    _check_finite(piece, bool(np.isfinite(packed.squared_sum)))
+    # bf16 is widened a block at a time, where it is still in a core's cache.
+    plain = content.view(np.uint16).reshape(piece.rows, -1) if tensor.dtype == "BF16" else None
+    packed = quantize_rows(_values(piece, content, read_scale) if plain is None else plain, piece.precision)
+    _check_finite(piece, isfinite(packed.squared_sum))
     for name, part in (("weight", packed.weight), ("scales", packed.scales), ("biases", packed.biases)):
         _write(writer, f"{piece.target}.{name}", piece.target_row, part)
     return Loss(packed.squared_error, packed.squared_sum)
+
+
+def _values(piece: Piece, content: NDArray[np.uint8], read_scale: ReadScale) -> NDArray[np.float32]:
+    """The rows as what they stand for, [rows, columns]."""
+    values = to_fp32(content, piece.placement.source.dtype).reshape(piece.rows, piece.columns)
+    if scale := piece.placement.scale:
+        scales = to_fp32(read_scale(scale), scale.dtype).reshape(scale.shape)
+        values = values * block_scales(scales, piece.first_row, *values.shape)
+    return values
 
 
 def _check_finite(piece: Piece, finite: bool) -> None:
@@ -62,6 +69,7 @@ def _check_finite(piece: Piece, finite: bool) -> None:
 
 def _kept(piece: Piece, content: NDArray[np.uint8], values: NDArray[np.float32]) -> NDArray[np.generic]:
     """The rows in the dtype they are stored as."""
+    _check_finite(piece, bool(np.isfinite(values).all()))
     if piece.placement.kind is Kind.NORM:
         return to_bfloat16(values + np.float32(1))
     if kept_dtype(piece.placement) == piece.placement.source.dtype:

@@ -130,10 +130,12 @@ def _depth(table: Mapping[str, object], where: str) -> tuple[float, float] | Non
     value = table.get("depth")
     if value is None:
         return None
-    numbers = isinstance(value, list) and all(isinstance(item, (int, float)) for item in value)
-    if not numbers or len(value) != 2 or not 0 <= value[0] < value[1] <= 1:
+    numbers = (
+        [float(item) for item in value if isinstance(item, (int, float))] if isinstance(value, list) else []
+    )
+    if len(numbers) != 2 or not 0 <= numbers[0] < numbers[1] <= 1:
         _refuse(where, "depth", value, "two numbers from 0 to 1, the smaller one first")
-    return float(value[0]), float(value[1])
+    return numbers[0], numbers[1]
 
 
 def _refuse(where: str, key: str, value: object, expected: str) -> NoReturn:

@@ -12,10 +12,10 @@ from typing import Any
 
 from mlx_qnext.checkpoint import INDEX_FILE, MTP_FILE, Checkpoint
 from quantize.card import card
+from quantize.disk import replacing
 from quantize.facts import Facts
 from quantize.manifest import FILE as MANIFEST_FILE
 from quantize.manifest import Manifest, OnBytes, file_digest, tensor_digests
-from quantize.output_files import replacing
 from quantize.plan import Plan
 
 CARD_FILE = "README.md"
@@ -32,20 +32,17 @@ COPIED = (
 )
 
 
-def link_weights(source: Path, folder: Path) -> bool:
-    """The weight files of `source` and their index are in `folder` too. Whether they are links, which take no room: otherwise,
-    where the two are on different disks, they are copies."""
-    linked = True
+def link_weights(source: Path, folder: Path) -> None:
+    """The weight files of `source` and their index are in `folder` too: as links, which take no room, or as copies where the
+    two are on different disks."""
     for path in [*source.glob("*.safetensors"), *source.glob(INDEX_FILE)]:
         dest = folder / path.name
         dest.unlink(missing_ok=True)
         try:
             os.link(path.resolve(), dest)
         except OSError:
-            linked = False
             with replacing(dest) as fresh:
                 shutil.copyfile(path, fresh)
-    return linked
 
 
 def complete(folder: Path, plan: Plan, source: Path) -> None:

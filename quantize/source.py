@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Protocol
 
 import numpy as np
+from huggingface_hub import constants
 from numpy.typing import NDArray
 
 from mlx_qnext.checkpoint import Checkpoint
+from mlx_qnext.download import check_disk
 from mlx_qnext.remote import RemoteCheckpoint
 from mlx_qnext.safetensors_header import TensorInfo
+from quantize.disk import on_one_disk
 from quantize.elements import read_bytes
 
+Files = Generator[tuple[str, Path]]
 FetchProgress = Callable[[int], None]
 """Called with the bytes that arrived since the last call, from the fetching threads."""
 
@@ -54,7 +58,7 @@ class Source(Protocol):
         """The whole tensor's bytes, whether its file is here or not."""
         ...
 
-    def files(self, names: Sequence[str], on_fetch: FetchProgress) -> Iterator[tuple[str, Path]]:
+    def files(self, names: Sequence[str], on_fetch: FetchProgress) -> Files:
         """These files, each with the path that it can be read at until the next one is asked for."""
         ...
 
@@ -85,7 +89,7 @@ class FolderSource:
         """The whole tensor's bytes."""
         return read_bytes(tensor.file, tensor, 0, tensor.nbytes)
 
-    def files(self, names: Sequence[str], on_fetch: FetchProgress) -> Iterator[tuple[str, Path]]:  # noqa: ARG002
+    def files(self, names: Sequence[str], on_fetch: FetchProgress) -> Files:  # noqa: ARG002
         """The files named."""
         yield from ((name, self.checkpoint.folder / name) for name in names)
 
@@ -112,15 +116,22 @@ class HubSource:
         return self._remote.listing.snapshot if self._keep else self._remote.snapshot
 
     def room_bytes(self, files: Sequence[str]) -> int:
-        """What the files take at once beside the result: the two largest that are still to come, or all where they stay."""
+        """What the files take at once beside the result: the two largest that are still to come, or all where they stay.
+
+        Raises:
+            HubError: they stay, and the cache's disk has no room for them.
+        """
         sizes = sorted(self._remote.file_bytes[name] for name in files if not self._remote.is_cached(name))
-        return sum(sizes if self._keep else sizes[-SHARDS_AT_ONCE:])
+        if not self._keep:
+            return sum(sizes[-SHARDS_AT_ONCE:])
+        check_disk(self._remote.repo, sum(sizes))
+        return sum(sizes) if on_one_disk(Path(constants.HF_HUB_CACHE), self.checkpoint.folder) else 0
 
     def read_apart(self, tensor: TensorInfo) -> NDArray[np.uint8]:
         """The whole tensor's bytes, by a request of their own: its file need not be here."""
         return np.frombuffer(self._remote.read(tensor), np.uint8)
 
-    def files(self, names: Sequence[str], on_fetch: FetchProgress) -> Iterator[tuple[str, Path]]:
+    def files(self, names: Sequence[str], on_fetch: FetchProgress) -> Files:
         """The files named, each while the next one is being fetched.
 
         Raises:

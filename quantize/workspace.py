@@ -8,7 +8,6 @@ DEST.incomplete/
 
 from __future__ import annotations
 
-import errno
 import fcntl
 import json
 import os
@@ -19,12 +18,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mlx_qnext.errors import OutputError, UsageError
+from quantize.disk import allocated_bytes, replacing, writing
 from quantize.loss import Loss
-from quantize.output_files import OutputFile, replacing
+from quantize.output_files import OutputFile
 
 SUFFIX = ".incomplete"
 JOURNAL = "journal.jsonl"
-_FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
 @dataclass(frozen=True)
@@ -77,8 +76,8 @@ class Workspace:
         Raises:
             OutputError: it does not.
         """
-        source_bytes = max(source_bytes - sum(map(_allocated, self.shards.glob("*.safetensors*"))), 0)
-        missing = sum(max(file.nbytes - _allocated(self.result / file.name), 0) for file in files)
+        source_bytes = max(source_bytes - sum(map(allocated_bytes, self.shards.glob("*.safetensors*"))), 0)
+        missing = sum(max(file.nbytes - allocated_bytes(self.result / file.name), 0) for file in files)
         free_bytes = shutil.disk_usage(self.folder).free
         if missing + source_bytes > free_bytes:
             raise OutputError(
@@ -142,11 +141,6 @@ class Workspace:
             shutil.rmtree(self.folder, ignore_errors=True)
 
 
-def _allocated(path: Path) -> int:
-    """Bytes that the file takes on the disk: nothing where it is a hole."""
-    return path.stat().st_blocks * 512 if path.exists() else 0
-
-
 def _lock(descriptor: int, folder: Path) -> None:
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -165,22 +159,3 @@ def _cut(journal: Path, nbytes: int) -> None:
     """A line that was half-written when the program was killed goes."""
     if journal.stat().st_size != nbytes:
         os.truncate(journal, nbytes)
-
-
-@contextmanager
-def writing(path: Path) -> Iterator[None]:
-    """Within, what the disk refuses becomes one sentence about `path`.
-
-    Raises:
-        OutputError: no space, no permission, or another failure of the disk.
-    """
-    try:
-        yield
-    except PermissionError:
-        raise OutputError(f"{path} cannot be written: check its folder's permissions.") from None
-    except OSError as error:
-        if error.errno in _FULL:
-            raise OutputError(
-                f"The disk is full while {path} is written: free some space, then run the same command again to go on."
-            ) from None
-        raise OutputError(f"{path} cannot be written ({error.strerror}): name another folder.") from None

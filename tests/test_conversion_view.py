@@ -17,6 +17,7 @@ from quantize.recipe import Recipe
 
 FACTS = Facts(
     source="Qwen/Qwen3-Next-80B-A3B-Thinking@c0ffee123456",
+    target=None,
     recipe=Recipe("4bit", "every matrix at 4 bits", Precision(4, 64)),
     losses={
         "model.layers.0.mlp.switch_mlp.up_proj": Loss(0.0075, 1.0),

@@ -28,8 +28,9 @@ _PLAIN_EVERY_PERCENT = 10
 def outline(facts: Facts, source_bytes: int, room_bytes: int) -> RenderableType:
     """What would be made: sizes and precisions by part, and what it takes."""
     recipe = facts.recipe
+    what = f"{facts.target} + the MTP head of {facts.source}" if facts.target else facts.source
     lines = [
-        f"{facts.source} → {recipe.name}: {recipe.description or 'no description'}",
+        f"{what} → {recipe.name}: {recipe.description or 'no description'}",
         f"reads {size(source_bytes)}, makes {size(facts.total_bytes)}, {facts.bits_per_weight:.2f} bits a weight",
         f"needs {size(room_bytes)} on the disk while it runs",
     ]
