@@ -18,8 +18,10 @@ from quantizing import quantize
 from mlx_qnext.checkpoint import Checkpoint
 from mlx_qnext.errors import OutputError, QnextError, UsageError
 from quantize.loss import Loss
+from quantize.output_files import OutputWriter
 from quantize.piece import convert_piece
 from quantize.recipe_file import find_recipe
+from quantize.workspace import Workspace
 
 RECIPE = find_recipe("4bit").with_group_size(32)
 
@@ -122,6 +124,7 @@ convert._TASK_BYTES = convert._RECORD_EVERY_BYTES = 1
 from pathlib import Path
 from quantize.job import Listeners, prepare
 from quantize.recipe_file import find_recipe
+from quantize.workspace import Workspace
 
 def tell(step):
     print(step.done_bytes, flush=True)
@@ -176,13 +179,33 @@ def unfinished(published: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     return tmp_path / "out.incomplete" / "journal.jsonl"
 
 
-def test_a_line_that_was_half_written_is_done_again(
-    published: Path, converted: dict[str, bytes], unfinished: Path, tmp_path: Path
+def test_a_line_that_was_half_written_is_done_again_and_spoils_no_later_one(
+    published: Path,
+    converted: dict[str, bytes],
+    unfinished: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     with unfinished.open("ab") as file:
         file.write(b"[99, 0.0")
+    with monkeypatch.context() as broken:
+        broken.setattr("quantize.convert.convert_piece", Stops(20, KeyboardInterrupt()))
+        with pytest.raises(KeyboardInterrupt):
+            quantize(published, tmp_path / "out", RECIPE)
     quantize(published, tmp_path / "out", RECIPE)
     assert contents(tmp_path / "out") == converted
+
+
+def test_a_piece_is_recorded_only_once_its_bytes_would_survive_a_loss_of_power(
+    published: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told: list[str] = []
+    flush, record = OutputWriter.flush, Workspace.record
+    monkeypatch.setattr(OutputWriter, "flush", lambda self: told.append("flush") or flush(self))
+    monkeypatch.setattr(Workspace, "record", lambda self, done: told.append("record") or record(self, done))
+    quantize(published, tmp_path / "out", RECIPE)
+    assert len(told) > 10
+    assert told == ["flush", "record"] * (len(told) // 2)
 
 
 def test_another_recipe_does_not_go_on_with_it(published: Path, unfinished: Path, tmp_path: Path) -> None:
