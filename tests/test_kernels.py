@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Callable
 from io import StringIO
 from pathlib import Path
+from typing import Any
 
 import mlx.core as mx
 import numpy as np
@@ -46,12 +47,21 @@ def model() -> Model:
 
 def step_kernels(model: Callable[..., mx.array]) -> Counter[str]:
     """Primitives by name in the graph of one decode step over a filled cache."""
+    return kernels(model(mx.array([[4]]), filled_cache(model)))
+
+
+def filled_cache(model: Callable[..., mx.array]) -> list[Any]:
     cache = model.make_cache()  # pyright: ignore[reportFunctionMemberAccess]
     mx.eval(model(mx.array([[1, 2, 3]]), cache))
     for layer in cache:
         mx.eval(layer.state)
+    return cache
+
+
+def kernels(*outputs: mx.array) -> Counter[str]:
+    """Primitives by name in the graph of these arrays."""
     text = StringIO()
-    mx.export_to_dot(text, model(mx.array([[4]]), cache))
+    mx.export_to_dot(text, *outputs)
     return Counter(re.findall(r'label ="(\w+)"', text.getvalue()))
 
 
@@ -107,10 +117,33 @@ def test_compiled_stretches_leave_far_fewer_kernels_than_the_plain_graph(
     from mlx_qnext.ops.device import Backend
 
     plain = sum(step_kernels(model).values())
-    cache = model.make_cache()
-    mx.eval(model(mx.array([[1, 2, 3]]), cache))
+    cache = filled_cache(model)
     monkeypatch.setattr(trunk, "backend", lambda: Backend.CUDA)
-    text = StringIO()
-    mx.export_to_dot(text, model(mx.array([[4]]), cache))
-    compiled = Counter(re.findall(r'label ="(\w+)"', text.getvalue()))
-    assert sum(compiled.values()) < 0.75 * plain
+    assert sum(kernels(model(mx.array([[4]]), cache)).values()) < 0.75 * plain
+
+
+def test_verifying_five_tokens_takes_hardly_more_kernels_than_two(
+    model: Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from mlx_qnext.model import trunk
+    from mlx_qnext.ops.device import Backend
+
+    monkeypatch.setattr(trunk, "backend", lambda: Backend.CUDA)
+    counts = []
+    for tokens in (2, 5):
+        hidden, _ = model.verify(mx.array([[4] * tokens]), filled_cache(model))
+        counts.append(sum(kernels(model.logits(hidden)).values()))
+    one = sum(kernels(model(mx.array([[4]]), filled_cache(model))).values())
+    assert counts[0] < 1.35 * one
+    assert counts[1] < 1.05 * counts[0]
+
+
+def test_keeping_a_prefix_multiplies_by_no_weight(model: Model) -> None:
+    cache = filled_cache(model)
+    hidden, verification = model.verify(mx.array([[4, 5, 6]]), cache)
+    mx.eval(hidden)
+    verification.keep(2)
+    states = [array for layer in cache if hasattr(layer, "cache") for array in layer.cache]
+    assert products(kernels(*states)) == sum(
+        hasattr(layer, "cache") for layer in cache
+    )  # one plain Matmul each

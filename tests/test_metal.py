@@ -17,6 +17,7 @@ from mlx_qnext import Engine, GenerationConfig
 from mlx_qnext.generate.events import Finished
 from mlx_qnext.model import memory, trunk
 from mlx_qnext.ops.gated_delta import gated_delta, recurrent
+from mlx_qnext.ops.gated_delta_prefixes import gated_delta_recorded, state_after
 
 pytestmark = [
     pytest.mark.metal,
@@ -85,6 +86,16 @@ def test_the_recurrence_on_metal_is_the_reference(
     inputs = random_inputs(heads, tokens, dtype)
     mask = mx.arange(tokens)[None] < mx.array([[tokens], [max(1, tokens // 2)]]) if masked else None
     check(gated_delta(*inputs, mask), recurrent(*inputs, mask), mask)
+
+
+@each_shape
+@pytest.mark.parametrize("dtype", [mx.float32, mx.bfloat16], ids=["fp32", "bf16"])
+def test_the_state_after_any_prefix_on_metal_is_the_references(heads: Heads, dtype: mx.Dtype) -> None:
+    q, k, v, log_decay, beta, state = random_inputs(heads, 5, dtype)
+    y, record = gated_delta_recorded(q, k, v, log_decay, beta, state)
+    for count in range(1, 6):
+        prefix = [x[:, :count] for x in (q, k, v, log_decay, beta)]
+        check((y[:, :count], state_after(count, state, record)), recurrent(*prefix, state))
 
 
 @each_shape

@@ -115,6 +115,20 @@ def test_drafted_entries_can_be_trimmed_and_redone_with_true_hidden_states(case:
 
 
 @each_case
+def test_the_last_state_alone_is_that_of_the_whole_call_and_leaves_the_same_cache(case: ParityCase) -> None:
+    model, length = case.model(), case.longest
+    hidden, next_tokens = golden_hidden(case, length)[:, :-1], case.tokens(length)[:, 1:]
+    cut = length // 2
+    whole, last = model.mtp.make_cache(), model.mtp.make_cache()
+    for start, end in ((0, cut), (cut, length - 1)):
+        model.mtp(hidden[:, start:end], next_tokens[:, start:end], whole)
+        state = model.mtp.last(hidden[:, start:end], next_tokens[:, start:end], last)
+        CONTINUED.check(np.array(state[0]), case.golden("mtp.hidden", length)[end - 1 : end], "hidden state")
+    for kept, expected in zip(last.keys_and_values(), whole.keys_and_values(), strict=True):
+        CONTINUED.check(np.array(kept), np.array(expected), "keys and values")
+
+
+@each_case
 def test_a_row_of_a_batch_does_not_see_its_neighbour(case: ParityCase) -> None:
     model, length = case.model(), case.longest
     hidden, next_tokens = golden_hidden(case, length)[:, :-1], case.tokens(length)[:, 1:]

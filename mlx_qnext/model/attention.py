@@ -62,10 +62,14 @@ class Attention(nn.Module):
         return Projected(self.q_norm(q), self.k_norm(k), v, gate)
 
     def attend(self, projected: Projected, mask: mx.array | str | None, cache: KVCache | None) -> mx.array:
-        """Rotate, append keys and values to the cache, and attend: `[B, T, H D]`."""
+        """Rotate, append keys and values to the cache, and attend: `[B, T, H D]`.
+
+        Queries may be those of the last positions alone; keys and values come from all of them.
+        """
         q, k, v = (x.swapaxes(1, 2) for x in projected[:3])
         offset = cache.offset if cache is not None else 0
-        q, k = rope(q, self.config, offset), rope(k, self.config, offset)
+        unasked = k.shape[2] - q.shape[2]
+        q, k = rope(q, self.config, offset + unasked), rope(k, self.config, offset)
         if cache is not None:
             k, v = cache.update_and_fetch(k, v)
         y = scaled_dot_product_attention(q, k, v, cache=cache, scale=self.config.head_dim**-0.5, mask=mask)

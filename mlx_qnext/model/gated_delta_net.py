@@ -10,7 +10,8 @@ from mlx import nn
 from mlx_qnext.config import ModelConfig
 from mlx_qnext.model.linear import Linear, Projection
 from mlx_qnext.model.norm import RmsNorm
-from mlx_qnext.ops.convolution import causal_convolution
+from mlx_qnext.ops import gated_delta_prefixes as prefixes
+from mlx_qnext.ops.convolution import causal_convolution, window_after
 from mlx_qnext.ops.elementwise import gated_norm_output, log_decay
 from mlx_qnext.ops.gated_delta import gated_delta
 from mlx_qnext.ops.matrix import Matrix
@@ -26,6 +27,23 @@ class RecurrentState(NamedTuple):
 
     window: mx.array
     state: mx.array
+
+
+class Recorded(NamedTuple):
+    """What a recurrent layer records of a few tokens, so that any prefix of them can be kept.
+
+    Attributes:
+        mixed: the convolution's inputs, `[B, T, C]`.
+        delta: the delta rule's record.
+    """
+
+    mixed: mx.array
+    delta: prefixes.Record
+
+    def state_after(self, count: int, past: RecurrentState) -> RecurrentState:
+        """The state after the first `count` tokens, from the one before them; reads no weights."""
+        window = window_after(count, self.mixed, past.window)
+        return RecurrentState(window, prefixes.state_after(count, past.state, self.delta))
 
 
 class GatedDeltaNet(nn.Module):
@@ -64,19 +82,19 @@ class GatedDeltaNet(nn.Module):
 
         `mask` `[B, T]` is False at padding, which leaves window and state as they were.
         """
-        c = self.config
-        channels, values = c.linear_conv_dim, c.linear_value_dim
-        bounds = [channels, channels + values, channels + values + c.linear_num_value_heads]
-        mixed, z, b, a = mx.split(self.in_proj(x), bounds, axis=-1)
-        mixed, window = causal_convolution(mixed, past.window, self.conv, mask)
+        mixed, z, b, a = self._project(x)
+        filtered, window = causal_convolution(mixed, past.window, self.conv, mask)
+        q, k, v, decay, beta = self._inputs(filtered, b, a)
+        y, state = gated_delta(q, k, v, decay, beta, past.state, mask)
+        return self._output(y, z), RecurrentState(window, state)
 
-        q, k, v = self._heads(mixed)
-        y, state = gated_delta(
-            q, k, v, log_decay(a, self.dt_bias, self.decay_rate), mx.sigmoid(b), past.state, mask
-        )
-        z = mx.unflatten(z, -1, (-1, c.linear_value_head_dim))
-        y = gated_norm_output(self.norm(y), z).flatten(-2)
-        return self.out_proj(y), RecurrentState(window, state)
+    def verify(self, x: mx.array, past: RecurrentState) -> tuple[mx.array, Recorded]:
+        """The same output, and instead of the state after all tokens what gives the one after any prefix."""
+        mixed, z, b, a = self._project(x)
+        filtered, _ = causal_convolution(mixed, past.window, self.conv)
+        q, k, v, decay, beta = self._inputs(filtered, b, a)
+        y, delta = prefixes.gated_delta_recorded(q, k, v, decay, beta, past.state)
+        return self._output(y, z), Recorded(mixed, delta)
 
     def empty_state(self, batch: int, dtype: mx.Dtype) -> RecurrentState:
         """The state before the first token."""
@@ -84,6 +102,21 @@ class GatedDeltaNet(nn.Module):
         window = mx.zeros((batch, c.linear_conv_kernel_dim - 1, c.linear_conv_dim), dtype=dtype)
         shape = (batch, c.linear_num_value_heads, c.linear_value_head_dim, c.linear_key_head_dim)
         return RecurrentState(window, mx.zeros(shape, dtype=mx.float32))
+
+    def _project(self, x: mx.array) -> tuple[mx.array, ...]:
+        """The convolution's inputs `[B, T, C]`, the output gate z, and b and a of beta and decay."""
+        c = self.config
+        channels, values = c.linear_conv_dim, c.linear_value_dim
+        bounds = [channels, channels + values, channels + values + c.linear_num_value_heads]
+        return tuple(mx.split(self.in_proj(x), bounds, axis=-1))
+
+    def _inputs(self, filtered: mx.array, b: mx.array, a: mx.array) -> tuple[mx.array, ...]:
+        """q, k, v, log of the decay and beta, as the delta rule takes them."""
+        return *self._heads(filtered), log_decay(a, self.dt_bias, self.decay_rate), mx.sigmoid(b)
+
+    def _output(self, y: mx.array, z: mx.array) -> mx.array:
+        z = mx.unflatten(z, -1, (-1, self.config.linear_value_head_dim))
+        return self.out_proj(gated_norm_output(self.norm(y), z).flatten(-2))
 
     def _heads(self, mixed: mx.array) -> tuple[mx.array, mx.array, mx.array]:
         """Channels → q, k of unit length `[B, T, Hk, Dk]`, q also scaled by Dk ** -0.5, and v `[B, T, Hv, Dv]`."""

@@ -11,7 +11,7 @@ from mlx import nn
 
 from mlx_qnext.mlx_lm_parts import KVCache
 from mlx_qnext.model.attention import Attention, Projected
-from mlx_qnext.model.gated_delta_net import GatedDeltaNet, RecurrentState
+from mlx_qnext.model.gated_delta_net import GatedDeltaNet, Recorded, RecurrentState
 from mlx_qnext.model.moe import Mlp, SparseMoe
 from mlx_qnext.model.norm import RmsNorm
 
@@ -43,6 +43,11 @@ class RecurrentLayer(_Layer):
         """`[B, T, hidden] → [B, T, hidden]` and the state after it."""
         mixed, state = self.mixer(self.input_norm(x), past, mask)
         return self._add(x, mixed), state
+
+    def verify(self, x: mx.array, past: RecurrentState) -> tuple[mx.array, Recorded]:
+        """The same output, and what gives the state after any prefix of the tokens."""
+        mixed, recorded = self.mixer.verify(self.input_norm(x), past)
+        return self._add(x, mixed), recorded
 
 
 class AttentionLayer(_Layer):

@@ -40,9 +40,20 @@ class MtpHead(nn.Module):
         `hidden` is the trunk's output after its final norm, or this head's own output when it drafts further; `cache`
         advances by T, and entry t belongs to position t.
         """
-        embedded = self.pre_fc_norm_embedding(self._embed_tokens(tokens))
-        x = self.fc(mx.concatenate([embedded, self.pre_fc_norm_hidden(hidden)], axis=-1))
+        x = self._joined(hidden, tokens)
         return self.norm(self.layer(x, create_attention_mask(x, cache), cache))
+
+    def last(self, hidden: mx.array, tokens: mx.array, cache: KVCache) -> mx.array:
+        """The last position's state `[B, 1, hidden]` of the same call; the others leave keys and values and visit no expert."""
+        x = self._joined(hidden, tokens)
+        projected = self.layer.before(x)
+        asked = projected._replace(q=projected.q[:, -1:], gate=projected.gate[:, -1:])
+        attended = self.layer.mixer.attend(asked, None, cache)
+        return self.norm(self.layer.after(x[:, -1:], attended, asked.gate))
+
+    def _joined(self, hidden: mx.array, tokens: mx.array) -> mx.array:
+        embedded = self.pre_fc_norm_embedding(self._embed_tokens(tokens))
+        return self.fc(mx.concatenate([embedded, self.pre_fc_norm_hidden(hidden)], axis=-1))
 
     def make_cache(self) -> KVCache:
         """An empty cache for the head's one layer."""

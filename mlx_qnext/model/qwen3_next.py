@@ -14,6 +14,7 @@ from mlx_qnext.model.layers import AttentionLayer, RecurrentLayer
 from mlx_qnext.model.linear import Linear
 from mlx_qnext.model.mtp import MtpHead
 from mlx_qnext.model.trunk import Trunk
+from mlx_qnext.model.verification import Verification
 
 
 class Model(nn.Module):
@@ -41,6 +42,10 @@ class Model(nn.Module):
     def hidden(self, inputs: mx.array, cache: Sequence[Any] | None = None) -> mx.array:
         """Token ids `[B, T]` → the trunk's states after its final norm `[B, T, hidden]`; the cache advances by T."""
         return self.model(inputs, cache)
+
+    def verify(self, inputs: mx.array, cache: Sequence[Any]) -> tuple[mx.array, Verification]:
+        """As `hidden`, for tokens `[1, T]` of which `Verification.keep` then decides how many the cache holds."""
+        return self.model.verify(inputs, cache)
 
     def logits(self, hidden: mx.array) -> mx.array:
         """Hidden states after a final norm, the trunk's or the MTP head's, → logits over the vocabulary."""

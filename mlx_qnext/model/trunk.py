@@ -15,10 +15,11 @@ from mlx import nn
 
 from mlx_qnext.mlx_lm_parts import create_attention_mask, create_ssm_mask
 from mlx_qnext.model.attention import Projected
-from mlx_qnext.model.gated_delta_net import RecurrentState
+from mlx_qnext.model.gated_delta_net import Recorded, RecurrentState
 from mlx_qnext.model.layers import AttentionLayer, RecurrentLayer
 from mlx_qnext.model.linear import Embedding
 from mlx_qnext.model.norm import RmsNorm
+from mlx_qnext.model.verification import Verification
 from mlx_qnext.ops.device import Backend, backend
 
 # A compiled graph is kept per number of tokens: worth it for decoding and verification, not for every prompt's length.
@@ -37,19 +38,21 @@ class Stretch:
         self.closing, self.opening = closing, opening
         self.recurrent = recurrent
         self._compiled = mx.compile(self._run)
+        self._compiled_verify = mx.compile(self._verify)
 
     def __call__(
-        self,
-        x: mx.array,
-        attended: tuple[mx.array, ...],
-        states: list[RecurrentState],
-        mask: mx.array | None,
+        self, x: mx.array, attended: tuple[mx.array, ...], states: list[RecurrentState], mask: mx.array | None
     ) -> tuple[mx.array, tuple[mx.array, ...], list[RecurrentState]]:
         """Residual stream, (attention output, gate) of the closing layer, states → stream, `Projected` or (), states."""
-        few = mask is None and x.shape[1] <= _COMPILE_UP_TO_TOKENS and backend() is not Backend.CPU
-        if few:
+        if mask is None and _compiles(x):
             return self._compiled(x, attended, states)
         return self._run(x, attended, states, mask)
+
+    def verify(
+        self, x: mx.array, attended: tuple[mx.array, ...], states: list[RecurrentState]
+    ) -> tuple[mx.array, tuple[mx.array, ...], list[Recorded]]:
+        """The same with each layer's record in place of its state after the tokens."""
+        return (self._compiled_verify if _compiles(x) else self._verify)(x, attended, states)
 
     def _run(
         self,
@@ -58,14 +61,32 @@ class Stretch:
         states: list[RecurrentState],
         mask: mx.array | None = None,
     ) -> tuple[mx.array, tuple[mx.array, ...], list[RecurrentState]]:
-        if self.closing is not None:
-            x = self.closing.after(x, *attended)
+        x = self._close(x, attended)
         after: list[RecurrentState] = []
         for (_, layer), past in zip(self.recurrent, states, strict=True):
             x, state = layer(x, RecurrentState(*past), mask)
             after.append(state)
-        projected = self.opening[1].before(x) if self.opening is not None else ()
-        return x, tuple(projected), after
+        return x, self._open(x), after
+
+    def _verify(
+        self, x: mx.array, attended: tuple[mx.array, ...], states: list[RecurrentState]
+    ) -> tuple[mx.array, tuple[mx.array, ...], list[Recorded]]:
+        x = self._close(x, attended)
+        records: list[Recorded] = []
+        for (_, layer), past in zip(self.recurrent, states, strict=True):
+            x, recorded = layer.verify(x, RecurrentState(*past))
+            records.append(recorded)
+        return x, self._open(x), records
+
+    def _close(self, x: mx.array, attended: tuple[mx.array, ...]) -> mx.array:
+        return x if self.closing is None else self.closing.after(x, *attended)
+
+    def _open(self, x: mx.array) -> tuple[mx.array, ...]:
+        return () if self.opening is None else tuple(self.opening[1].before(x))
+
+
+def _compiles(x: mx.array) -> bool:
+    return x.shape[1] <= _COMPILE_UP_TO_TOKENS and backend() is not Backend.CPU
 
 
 class Trunk(nn.Module):
@@ -90,11 +111,34 @@ class Trunk(nn.Module):
             x, projected, states = stretch(x, attended, states, recurrent_mask)
             for (index, _), state in zip(stretch.recurrent, states, strict=True):
                 _store(caches[index], state, inputs.shape[1])
-            if stretch.opening is not None:
-                index, layer = stretch.opening
-                read = Projected(*projected)
-                attended = (layer.mixer.attend(read, attention_mask, caches[index]), read.gate)
+            attended = self._attend(stretch, projected, attention_mask, caches)
         return self.norm(x)
+
+    def verify(self, inputs: mx.array, cache: Sequence[Any]) -> tuple[mx.array, Verification]:
+        """As a call, for tokens `[1, T]` of which a prefix will be kept: the caches stay undecided until `keep`."""
+        x = self.embed_tokens(inputs)
+        mask = self._masks(x, list(cache))[1]
+        attended: tuple[mx.array, ...] = ()
+        recurrent: list[tuple[Any, RecurrentState, Recorded]] = []
+        for stretch in self._stretches:
+            states = [self._state(x, layer, cache[index]) for index, layer in stretch.recurrent]
+            x, projected, records = stretch.verify(x, attended, states)
+            for (index, _), past, recorded in zip(stretch.recurrent, states, records, strict=True):
+                recurrent.append((cache[index], past, Recorded(*recorded)))
+            attended = self._attend(stretch, projected, mask, cache)
+        growing = [c for c, layer in zip(cache, self.layers) if isinstance(layer, AttentionLayer)]
+        return self.norm(x), Verification(growing, recurrent, inputs.shape[1])
+
+    @staticmethod
+    def _attend(
+        stretch: Stretch, projected: tuple[mx.array, ...], mask: mx.array | str | None, caches: Sequence[Any]
+    ) -> tuple[mx.array, ...]:
+        """(attention output, gate) of the stretch's opening layer; its keys and values are in the cache."""
+        if stretch.opening is None:
+            return ()
+        index, layer = stretch.opening
+        read = Projected(*projected)
+        return layer.mixer.attend(read, mask, caches[index]), read.gate
 
     def _masks(self, x: mx.array, caches: list[Any]) -> tuple[mx.array | None, mx.array | str | None]:
         """The masks of recurrent and attention layers, from the first cache of each kind."""

@@ -29,6 +29,11 @@ def causal_convolution(
     return y, _window(padded, K - 1, mask)
 
 
+def window_after(count: int, x: mx.array, window: mx.array) -> mx.array:
+    """The window `[B, K - 1, C]` after the first `count` inputs of `x` `[B, T, C]`; `window` is the one before them."""
+    return mx.contiguous(mx.concatenate([window, x[:, :count]], axis=1)[:, -window.shape[1] :])
+
+
 @fused
 def _filter(taps: list[mx.array], weights: list[mx.array]) -> mx.array:
     return silu(sum((tap * w for tap, w in zip(taps[1:], weights[1:], strict=True)), taps[0] * weights[0]))

@@ -36,12 +36,17 @@ def gated_delta(
     """Run the recurrence in the form that suits the device and the number of tokens (module docstring: shapes)."""
     if state is None:
         state = mx.zeros((v.shape[0], v.shape[2], v.shape[3], k.shape[3]), dtype=mx.float32)
-    if backend() is Backend.METAL and k.shape[3] % _METAL_LANES == 0:
+    if takes_metal_kernel(k):
         return gated_delta_kernel(q, k, v, mx.exp(log_decay), beta, state, mask)
     if q.shape[1] <= _RECURRENT_MAX_TOKENS:
         return recurrent(q, k, v, log_decay, beta, state, mask)
     chunk = _CPU_CHUNK if backend() is Backend.CPU else _CHUNK
     return chunked(q, k, v, log_decay, beta, state, mask, chunk=chunk)
+
+
+def takes_metal_kernel(k: mx.array) -> bool:
+    """Whether mlx-lm's kernel runs on this device and for keys of this length."""
+    return backend() is Backend.METAL and k.shape[-1] % _METAL_LANES == 0
 
 
 def recurrent(
@@ -87,9 +92,9 @@ def chunked(
     size = min(chunk, max(16, 1 << (T - 1).bit_length()))
     log_decay, beta = _without_padding(log_decay, beta, mask)
     q, k = (_in_chunks(x, size)[:, :, None] for x in (q, k))
-    v, log_decay, beta = (_grouped(_in_chunks(x, size), k.shape[1]) for x in (v, log_decay, beta))
+    v, log_decay, beta = (grouped(_in_chunks(x, size), k.shape[1]) for x in (v, log_decay, beta))
 
-    decay = _decay_between(log_decay)
+    decay = decay_between(log_decay)
     since_start = mx.exp(mx.cumsum(log_decay, axis=-1))[..., None]
     until_end = decay[..., -1, :, None]
     chunk_decay = since_start[..., -1:, :]
@@ -104,7 +109,7 @@ def chunked(
     attention = (q @ transposed_keys) * decay
     queries, keys = q * since_start, k * until_end
 
-    state = mx.contiguous(_grouped(state, k.shape[1]).swapaxes(-1, -2))
+    state = mx.contiguous(grouped(state, k.shape[1]).swapaxes(-1, -2))
     outputs = []
     for n in range(v.shape[3]):
         new_values = own_values[:, :, :, n] - read_keys[:, :, :, n] @ state
@@ -122,7 +127,7 @@ def _without_padding(log_decay: mx.array, beta: mx.array, mask: mx.array | None)
     return mx.where(mask[..., None], log_decay, 0), mx.where(mask[..., None], beta, 0)
 
 
-def _decay_between(log_decay: mx.array) -> mx.array:
+def decay_between(log_decay: mx.array) -> mx.array:
     """`[…, C]` → `[…, C, C]`: the decay from token j to token i, 0 where j comes after i.
 
     Each is summed on its own: as the difference of two running sums, weak decay after strong would drown in their rounding.
@@ -142,7 +147,7 @@ def _in_chunks(x: mx.array, size: int) -> mx.array:
     return mx.unflatten(x.swapaxes(1, 2), 2, (-1, size))
 
 
-def _grouped(x: mx.array, key_heads: int) -> mx.array:
+def grouped(x: mx.array, key_heads: int) -> mx.array:
     """`[B, Hv, …]` → `[B, Hk, Hv // Hk, …]`: the value heads beside the key head that they share."""
     return mx.unflatten(x, 1, (key_heads, -1))
 

@@ -1,0 +1,39 @@
+"""A pass over tokens of which only a prefix may turn out to be wanted."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from mlx_qnext.mlx_lm_parts import ArraysCache, KVCache
+from mlx_qnext.model.gated_delta_net import Recorded, RecurrentState
+
+
+class Verification:
+    """What decides, after the pass, how much of it the caches hold; of one sequence, without padding.
+
+    Keys and values of all its tokens are in their caches when it is made, and no recurrent state has moved. Until `keep` has
+    been called the caches are of no use; it may be called again with a smaller count as long as nothing else has run.
+    """
+
+    def __init__(
+        self,
+        growing: Sequence[KVCache],
+        recurrent: Sequence[tuple[ArraysCache, RecurrentState, Recorded]],
+        tokens: int,
+    ) -> None:
+        self._growing, self._recurrent = list(growing), list(recurrent)
+        self._held = tokens
+
+    def keep(self, count: int) -> None:
+        """Make every cache that of a pass over the first `count` tokens, at least one; no weight is read for it.
+
+        Raises:
+            ValueError: `count` is not among the tokens still held.
+        """
+        if not 1 <= count <= self._held:
+            raise ValueError(f"cannot keep {count} of {self._held} tokens")
+        for cache in self._growing:
+            cache.trim(self._held - count)
+        for cache, past, recorded in self._recurrent:
+            cache.cache = list(recorded.state_after(count, past))
+        self._held = count
