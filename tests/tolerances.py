@@ -68,6 +68,9 @@ QUANTIZED_VS_DEQUANTIZED = Tolerance("rel_rms", 1e-5)
 # Probabilities against transformers' processors: softmax in fp32 both times, and vectors written with seven digits.
 SAMPLING = Tolerance("max_abs", 1e-6)
 
+# Joint probabilities of up to four tokens, enumerated: products of fp32 softmaxes, 1e-7 each, on both sides.
+ENUMERATED = Tolerance("max_abs", 2e-6)
+
 # Metal's kernels against the plain recurrence on the same GPU, in fp32: chunked forms multiply in tiles of reduced precision.
 METAL_RECURRENCE = Tolerance("rel_rms", 5e-3)
 

@@ -4,13 +4,28 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import mlx.core as mx
 
+from mlx_qnext.generate import acceptance
+from mlx_qnext.generate.acceptance import Verdict
 from mlx_qnext.generate.sampling import Sampling, filtered, penalised
 
 # Logits divided by less would overflow; the distribution has long been its likeliest token.
 _GREEDY_BELOW = 1e-5
+
+
+class Draft(NamedTuple):
+    """Tokens that a drafter proposes.
+
+    Attributes:
+        tokens: `[k]`.
+        probabilities: of the distributions they were drawn from, `[k, V]`; `None` where they were chosen greedily.
+    """
+
+    tokens: mx.array
+    probabilities: mx.array | None
 
 
 class Sampler:
@@ -18,7 +33,7 @@ class Sampler:
 
     Args:
         prompt: the prompt's tokens, which the repetition penalty sees.
-        seed: equal seeds draw equal tokens from equal logits; `None` draws a seed.
+        seed: equal seeds draw equal tokens from equal calls; `None` draws a seed.
     """
 
     def __init__(self, sampling: Sampling, vocab_size: int, prompt: Sequence[int], seed: int | None) -> None:
@@ -32,16 +47,59 @@ class Sampler:
 
     def __call__(self, logits: mx.array) -> mx.array:
         """Logits `[V]` → the next token, an unevaluated scalar; the penalties see it from then on."""
+        token = self._draw(self._scores(logits))
         if self._sampling.penalises:
-            logits = penalised(logits.astype(mx.float32), self._sampling, self._in_text, self._in_answer)
-        token = self._draw(logits)
-        if self._sampling.penalises:
-            drawn = self._tokens == token
-            self._in_answer, self._in_text = self._in_answer | drawn, self._in_text | drawn
+            self._see(self._tokens == token)
         return token
 
-    def _draw(self, logits: mx.array) -> mx.array:
-        if self._sampling.temperature < _GREEDY_BELOW:
-            return mx.argmax(logits, axis=-1)
+    def draft(self, logits: mx.array, drafts: Sequence[mx.array]) -> Draft:
+        """A drafter's logits `[V]` after the drafts so far, scalars → one draft more; of these the penalties remember nothing."""
+        drafted = self._marks(mx.stack(list(drafts)))[-1] if drafts and self._sampling.penalises else None
+        scores = self._scores(logits, drafted)
+        probabilities = None if self._greedy else mx.softmax(scores)[None]
+        return Draft(self._draw(scores)[None], probabilities)
+
+    def judge(self, logits: mx.array, draft: Draft) -> Verdict:
+        """The model's logits `[k + 1, V]` from the last token on, over all drafts → what stands of them.
+
+        The tokens that come out are distributed as those of one call after another, and the penalties see them from then on.
+        """
+        marks = self._marks(draft.tokens) if self._sampling.penalises else None
+        scores = self._scores(logits, marks)
+        if draft.probabilities is None:
+            verdict = acceptance.greedy(mx.argmax(scores, axis=-1), draft.tokens)
+        else:
+            p = mx.softmax(scores, axis=-1)
+            verdict = acceptance.sampled(p, draft.probabilities, draft.tokens, self._next_key())
+        if marks is not None:
+            self._see(marks[verdict.accepted] | (self._tokens == verdict.token))
+        return verdict
+
+    @property
+    def _greedy(self) -> bool:
+        return self._sampling.temperature < _GREEDY_BELOW
+
+    def _scores(self, logits: mx.array, drafted: mx.array | None = None) -> mx.array:
+        """Log-weights `[…, V]` after penalties, which see what `drafted` `[…, V]` marks too, temperature and filters."""
+        if self._sampling.penalises:
+            marks = mx.array(False) if drafted is None else drafted
+            in_text, in_answer = self._in_text | marks, self._in_answer | marks
+            logits = penalised(logits.astype(mx.float32), self._sampling, in_text, in_answer)
+        return logits if self._greedy else filtered(logits, self._sampling)
+
+    def _draw(self, scores: mx.array) -> mx.array:
+        if self._greedy:
+            return mx.argmax(scores, axis=-1)
+        return mx.random.categorical(scores, key=self._next_key())
+
+    def _next_key(self) -> mx.array:
         self._key, key = mx.random.split(self._key)
-        return mx.random.categorical(filtered(logits, self._sampling), key=key)
+        return key
+
+    def _marks(self, drafts: mx.array) -> mx.array:
+        """`[k + 1, V]`: row i marks the first i drafts."""
+        each = drafts[:, None] == self._tokens
+        return mx.cumsum(mx.concatenate([mx.zeros_like(each[:1]), each]).astype(mx.int32), axis=0) > 0
+
+    def _see(self, marks: mx.array) -> None:
+        self._in_answer, self._in_text = self._in_answer | marks, self._in_text | marks

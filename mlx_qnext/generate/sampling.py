@@ -42,10 +42,10 @@ class Sampling:
 
 
 def penalised(logits: mx.array, sampling: Sampling, in_text: mx.array, in_answer: mx.array) -> mx.array:
-    """Logits `[V]` after both penalties.
+    """Logits `[…, V]` after both penalties.
 
-    `in_text` `[V]` marks tokens of prompt and answer: their logits are divided by the repetition penalty where positive and
-    multiplied where negative (Keskar et al. 2019). `in_answer` `[V]` marks tokens of the answer: the presence penalty is
+    `in_text` `[…, V]` marks tokens of prompt and answer: their logits are divided by the repetition penalty where positive and
+    multiplied where negative (Keskar et al. 2019). `in_answer` `[…, V]` marks tokens of the answer: the presence penalty is
     subtracted from theirs.
     """
     penalty = sampling.repetition_penalty
@@ -55,22 +55,23 @@ def penalised(logits: mx.array, sampling: Sampling, in_text: mx.array, in_answer
 
 
 def filtered(logits: mx.array, sampling: Sampling) -> mx.array:
-    """Log-weights `[V]` of the distribution after temperature, top-k, top-p and min-p; what is excluded is -inf.
+    """Log-weights `[…, V]` of the distributions after temperature, top-k, top-p and min-p; what is excluded is -inf.
 
     Tokens whose logits are equal stay or go together. The most likely token always stays.
     """
     scores = logits.astype(mx.float32) / sampling.temperature
     if sampling.top_k == 0 and sampling.top_p == 1.0 and sampling.min_p == 0.0:
         return scores
-    ordered = -mx.sort(-scores)
+    ordered = -mx.sort(-scores, axis=-1)
     least = mx.array(-math.inf)
-    if 0 < sampling.top_k < ordered.size:
-        least = ordered[sampling.top_k - 1]
+    if 0 < sampling.top_k < ordered.shape[-1]:
+        least = ordered[..., sampling.top_k - 1, None]
         ordered = mx.where(ordered < least, -math.inf, ordered)
     if sampling.top_p < 1.0:
-        probabilities = mx.softmax(ordered)
-        likelier = mx.cumsum(probabilities) - probabilities
-        least = mx.maximum(least, mx.where(likelier < sampling.top_p, ordered, math.inf).min())
+        probabilities = mx.softmax(ordered, axis=-1)
+        likelier = mx.cumsum(probabilities, axis=-1) - probabilities
+        kept = mx.where(likelier < sampling.top_p, ordered, math.inf)
+        least = mx.maximum(least, kept.min(axis=-1, keepdims=True))
     if sampling.min_p > 0.0:
-        least = mx.maximum(least, ordered[0] + math.log(sampling.min_p))
+        least = mx.maximum(least, ordered[..., :1] + math.log(sampling.min_p))
     return mx.where(scores < least, -math.inf, scores)
