@@ -70,8 +70,9 @@ def test_the_events_tell_the_whole_answer(engine: Engine) -> None:
     assert progress[-1].done_tokens == progress[-1].total_tokens == last.stats.prompt_tokens
 
 
-def test_a_seed_fixes_a_sampled_answer(engine: Engine) -> None:
-    config = GenerationConfig(temperature=4.0, top_k=0, top_p=1.0, seed=11, max_tokens=12)
+@pytest.mark.parametrize("draft", [0, 2])
+def test_a_seed_and_a_depth_fix_a_sampled_answer(engine: Engine, draft: int) -> None:
+    config = GenerationConfig(temperature=4.0, top_k=0, top_p=1.0, seed=11, max_tokens=12, draft=draft)
     first, second = (finished(engine.session().generate(SUM, config)) for _ in range(2))
     other = finished(engine.session().generate(SUM, replace(config, seed=12)))
     assert (first.text, first.thinking) == (second.text, second.thinking)
@@ -153,7 +154,7 @@ def test_cancelling_from_another_thread_keeps_what_was_said(engine: Engine, afte
     events = session.generate(SUM, BRIEF)
     for event in events:
         said += len(event.token_ids) if isinstance(event, TokensEmitted) else 0
-        if said == after_tokens:
+        if said >= after_tokens:
             canceller = threading.Thread(target=session.cancel)
             canceller.start()
             canceller.join()
@@ -161,7 +162,7 @@ def test_cancelling_from_another_thread_keeps_what_was_said(engine: Engine, afte
     result = finished(events)
     whole = finished(engine.session().generate(SUM, BRIEF))
     assert result.reason == "cancelled"
-    assert result.stats.completion_tokens in (after_tokens, after_tokens + 1)
+    assert result.stats.completion_tokens == said
     assert (whole.thinking + whole.text).startswith(result.thinking + result.text)
     assert finished(session.generate(SUM, BRIEF)).thinking == whole.thinking
 

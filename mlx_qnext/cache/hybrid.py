@@ -11,15 +11,21 @@ from dataclasses import dataclass
 
 import mlx.core as mx
 
+from mlx_qnext.cache.head import HeadCache, HeadMark
 from mlx_qnext.mlx_lm_parts import ArraysCache, KVCache
 
 
 @dataclass(frozen=True)
 class Snapshot:
-    """The recurrent states of all layers at one position of the timeline."""
+    """The recurrent states of all layers at one position of the timeline.
+
+    Attributes:
+        head: where the MTP head was; `None` where it had not followed, or there is none.
+    """
 
     position: int
     states: tuple[tuple[mx.array | None, ...], ...]
+    head: HeadMark | None
 
 
 class HybridCache:
@@ -27,20 +33,34 @@ class HybridCache:
 
     Attributes:
         layers: one mlx-lm cache per layer, as the model takes them.
+        head: the MTP head's, or `None`. It falls behind where nothing drafts, and follows again from a snapshot where it did.
         position: how many tokens the layers have seen.
     """
 
-    def __init__(self, layers: Sequence[KVCache | ArraysCache]) -> None:
+    def __init__(self, layers: Sequence[KVCache | ArraysCache], head: HeadCache | None = None) -> None:
         self.layers = list(layers)
+        self.head = head
         self.position = 0
+
+    @property
+    def head_follows(self) -> bool:
+        """Whether the MTP head has seen what the layers have seen."""
+        return self.head is not None and self.head.position == self.position
 
     def advance(self, tokens: int) -> None:
         """Record that the model has run `tokens` more tokens over `layers`."""
         self.position += tokens
 
+    def shorten(self, tokens: int) -> None:
+        """Record that a verification let go of the last `tokens` tokens; the head, if it follows, forgets their states."""
+        if self.head is not None and self.head_follows:
+            self.head.shorten(tokens)
+        self.position -= tokens
+
     def snapshot(self) -> Snapshot:
         """This position, to which `rewind` can return."""
-        return Snapshot(self.position, tuple(tuple(layer.cache) for layer in self._recurrent()))
+        head = self.head.mark() if self.head is not None and self.head_follows else None
+        return Snapshot(self.position, tuple(tuple(layer.cache) for layer in self._recurrent()), head)
 
     def rewind(self, snapshot: Snapshot) -> None:
         """Return to a snapshot of this timeline; what came after it is forgotten.
@@ -56,6 +76,8 @@ class HybridCache:
         for layer in self.layers:
             if isinstance(layer, KVCache):
                 layer.trim(surplus)
+        if self.head is not None and snapshot.head is not None:
+            self.head.rewind(snapshot.head)
         self.position = snapshot.position
 
     def arrays(self) -> list[mx.array]:
@@ -63,7 +85,8 @@ class HybridCache:
         found: list[mx.array | None] = []
         for layer in self.layers:
             found += layer.cache if isinstance(layer, ArraysCache) else [layer.keys, layer.values]
-        return [array for array in found if array is not None]
+        held = [array for array in found if array is not None]
+        return held + (self.head.arrays() if self.head is not None else [])
 
     def _recurrent(self) -> list[ArraysCache]:
         return [layer for layer in self.layers if isinstance(layer, ArraysCache)]

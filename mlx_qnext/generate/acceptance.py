@@ -1,8 +1,8 @@
 """Which drafted tokens stand: pure functions of distributions, drafts and a random key.
 
-The accept/residual rule (Leviathan et al. 2023, arXiv 2211.17192, and Chen et al. 2023, arXiv 2302.01318): a draft d from q stands
-with probability min(1, p(d) / q(d)); the first that falls is replaced by a draw from max(p - q, 0), rescaled. Whatever q is, the
-tokens that come out are distributed as p.
+The accept/residual rule (Leviathan et al. 2023, arXiv 2211.17192; Chen et al. 2023, arXiv 2302.01318): a draft d from q stands
+with probability min(1, p(d) / q(d)); the first that falls is replaced by a draw from max(p - q, 0), rescaled. Whatever q is,
+the tokens that come out are distributed as p.
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ def greedy(choices: mx.array, drafts: mx.array) -> Verdict:
 def sampled(p: mx.array, q: mx.array, drafts: mx.array, key: mx.array) -> Verdict:
     """The rule over a chain of drafts `[k]`, drawn from the rows of `q` `[k, V]`.
 
-    Row i of `p` `[k + 1, V]` is the target's distribution after the first i drafts; where all stand, the token is drawn from the
-    last row as it is.
+    Row i of `p` `[k + 1, V]` is the target's distribution after the first i drafts. Where all stand, the token is drawn from
+    its last row.
     """
     accepting, drawing = mx.random.split(key)
     chance = acceptance_probability(p[:-1], q, drafts)

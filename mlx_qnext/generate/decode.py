@@ -23,14 +23,21 @@ def decode(model: Model, timeline: Timeline, hidden: mx.array, sampler: Sampler)
     token = sampler(model.logits(hidden)[0, -1])
     mx.async_eval(token)
     while True:
-        hidden = model.hidden(token.reshape(1, 1), timeline.cache.layers)
-        following = sampler(model.logits(hidden)[0, -1])
-        # The device works on the next token while the host handles this one.
-        mx.async_eval(following)
-        group = (_read(token),)
-        timeline.append(group)
+        group, _, token = step(model, timeline, token, sampler)
         yield group
-        token = following
+
+
+def step(
+    model: Model, timeline: Timeline, token: mx.array, sampler: Sampler
+) -> tuple[tuple[int, ...], mx.array, mx.array]:
+    """Run the scalar `token` and append it; returns its group, its state `[1, 1, hidden]` and the following token, queued."""
+    hidden = model.hidden(token.reshape(1, 1), timeline.cache.layers)
+    following = sampler(model.logits(hidden)[0, -1])
+    # The device works on the next token while the host handles this one.
+    mx.async_eval(following)
+    group = (_read(token),)
+    timeline.append(group)
+    return group, hidden, following
 
 
 def _read(token: mx.array) -> int:

@@ -41,6 +41,27 @@ class Notice:
 
 
 @dataclass(frozen=True)
+class MtpStats:
+    """What drafting with the MTP head came to in one answer.
+
+    Attributes:
+        rounds: passes of the model that verified drafts; the others were plain steps.
+        drafted, accepted: tokens drafted in them, and those of them that stood.
+        acceptance: for each depth the share of drafts that stood, of all that were made there.
+        tokens_per_step: tokens per pass of the model, plain steps included.
+        speedup_estimate: `decode_tps` over that of plain steps, of which every answer begins with a few; `None` where none was
+            timed.
+    """
+
+    rounds: int
+    drafted: int
+    accepted: int
+    acceptance: tuple[float, ...]
+    tokens_per_step: float
+    speedup_estimate: float | None
+
+
+@dataclass(frozen=True)
 class GenerationStats:
     """Counts and speeds of one answer.
 
@@ -51,6 +72,7 @@ class GenerationStats:
         ttft_ms: from the request to the first sampled token.
         prefill_tps: uncached prompt tokens per second of prefill.
         decode_tps: sampled tokens after the first, per second after the first; 0 when there is one token or none.
+        mtp: of the drafts; `None` where nothing drafted.
     """
 
     prompt_tokens: int
@@ -59,6 +81,7 @@ class GenerationStats:
     ttft_ms: float
     prefill_tps: float
     decode_tps: float
+    mtp: MtpStats | None = None
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 
 import mlx.core as mx
 
+from mlx_qnext.generate.drafter import Drafter
 from mlx_qnext.generate.timeline import Timeline
 from mlx_qnext.model.qwen3_next import Model
 from mlx_qnext.ops.device import Backend, backend
@@ -14,11 +15,13 @@ from mlx_qnext.ops.device import Backend, backend
 _CHUNK_TOKENS = {Backend.CPU: 256, Backend.METAL: 2048, Backend.CUDA: 2048}
 
 
-def prefill(model: Model, timeline: Timeline, prompt: Sequence[int], remember_at: int) -> Iterator[mx.array]:
+def prefill(
+    model: Model, timeline: Timeline, prompt: Sequence[int], remember_at: int, drafter: Drafter | None = None
+) -> Iterator[mx.array]:
     """Run the tokens of `prompt` that the timeline lacks; after each chunk yield its last hidden state `[1, 1, hidden]`.
 
-    A snapshot is remembered at position `remember_at` and at the end. After every yield the cache is evaluated and the
-    timeline holds exactly what the model has run.
+    A snapshot is remembered at position `remember_at` and at the end. After every yield the cache is evaluated, the drafter's
+    part of it too, and the timeline holds exactly what the model has run.
     """
     size = _CHUNK_TOKENS[backend()]
     while (start := timeline.cache.position) < len(prompt):
@@ -26,9 +29,13 @@ def prefill(model: Model, timeline: Timeline, prompt: Sequence[int], remember_at
         if start < remember_at < end:
             end = remember_at
         chunk = prompt[start:end]
-        last = model.hidden(mx.array([chunk]), timeline.cache.layers)[:, -1:]
-        mx.eval(last, timeline.cache.arrays())
+        states = model.hidden(mx.array([chunk]), timeline.cache.layers)
+        last = states[:, -1:]
         timeline.append(chunk)
+        if drafter is not None:
+            drafter.follow(states)
+            drafter.catch_up()
+        mx.eval(last, timeline.cache.arrays())
         if end in (remember_at, len(prompt)):
             timeline.remember()
         yield last

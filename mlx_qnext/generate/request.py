@@ -7,6 +7,9 @@ from dataclasses import dataclass, field
 
 from mlx_qnext.errors import UsageError
 
+# Beyond this a draft hardly ever stands, and a verification costs more for every one.
+DEEPEST_DRAFT = 4
+
 
 @dataclass(frozen=True)
 class GenerationConfig:
@@ -19,6 +22,7 @@ class GenerationConfig:
         seed: fixes the random draws; `None` draws a fresh one.
         max_tokens: the most tokens sampled; `None` is what the context leaves.
         stop: the answer ends before the first of these strings; the string itself is not part of it.
+        draft: how many tokens the MTP head drafts a round, 0 to 4; `None` chooses by what pays, and 0 is plain decoding.
         thinking: `False` skips the thought, `None` leaves it to the template.
 
     Raises:
@@ -34,6 +38,7 @@ class GenerationConfig:
     seed: int | None = None
     max_tokens: int | None = None
     stop: tuple[str, ...] = field(default=())
+    draft: int | None = None
     thinking: bool | None = None
 
     def __post_init__(self) -> None:
@@ -45,6 +50,7 @@ class GenerationConfig:
         _check("presence penalty", self.presence_penalty, low=-10.0, high=10.0)
         _check("seed", self.seed, low=0, high=2**64 - 1, whole=True)
         _check("max tokens", self.max_tokens, low=1, whole=True)
+        _check("draft", self.draft, low=0, high=DEEPEST_DRAFT, whole=True)
         if any(not text for text in self.stop):
             raise UsageError("A stop string is empty and would end every answer at once: leave it out.")
 

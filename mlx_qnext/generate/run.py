@@ -4,19 +4,29 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Generator, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import mlx.core as mx
 
 from mlx_qnext.generate.answer import Answer
 from mlx_qnext.generate.decode import decode
-from mlx_qnext.generate.events import Event, Finished, FinishReason, Notice, PrefillProgress, TokensEmitted
+from mlx_qnext.generate.events import (
+    Event,
+    Finished,
+    FinishReason,
+    GenerationStats,
+    Notice,
+    PrefillProgress,
+    TokensEmitted,
+)
 from mlx_qnext.generate.prefill import prefill
 from mlx_qnext.generate.sampler import Sampler
+from mlx_qnext.generate.speculative import Speculation
 from mlx_qnext.generate.stopwatch import Stopwatch
 from mlx_qnext.generate.timeline import Timeline
 from mlx_qnext.model.qwen3_next import Model
 from mlx_qnext.tokenizer import Prompt
+from mlx_qnext.transcript import Segment
 
 
 @dataclass
@@ -30,6 +40,7 @@ class Run:
     sampler: Sampler
     cancelled: threading.Event
     watch: Stopwatch
+    speculation: Speculation | None = None
     notices: tuple[str, ...] = ()
     cached_tokens: int = 0
 
@@ -47,11 +58,12 @@ class Run:
     def _read(self) -> Generator[Event, None, mx.array | None]:
         """Bring the prompt into the cache; returns its last hidden state, or `None` when cancelled on the way."""
         tokens = self.prompt.token_ids
-        self.cached_tokens = self.timeline.reuse(tokens)
+        drafter = self.speculation.drafter if self.speculation is not None else None
+        self.cached_tokens = self.timeline.reuse(tokens, drafting=drafter is not None)
         self.watch.prefill_starts()
         yield PrefillProgress(self.cached_tokens, len(tokens), self.cached_tokens)
         hidden: mx.array | None = None
-        for last in prefill(self.model, self.timeline, tokens, self.prompt.history_tokens):
+        for last in prefill(self.model, self.timeline, tokens, self.prompt.history_tokens, drafter):
             hidden = last
             self.watch.chunk_read()
             yield PrefillProgress(self.timeline.cache.position, len(tokens), self.cached_tokens)
@@ -61,13 +73,29 @@ class Run:
 
     def _say(self, hidden: mx.array) -> Iterator[Event]:
         """Decode until the answer ends, is full, or is cancelled."""
-        for group in decode(self.model, self.timeline, hidden, self.sampler):
+        for group in self._groups(hidden):
             self.watch.token_came()
-            segments = [segment for token in group for segment in self.answer.push(token)]
-            yield TokensEmitted(group, tuple(segments))
+            taken, segments = self._take(group)
+            if taken < len(group):
+                self.timeline.keep(taken)
+            yield TokensEmitted(group[:taken], tuple(segments))
             if self.answer.ended or self.answer.full or self.cancelled.is_set():
                 break
         self.timeline.remember()
+
+    def _groups(self, hidden: mx.array) -> Iterator[tuple[int, ...]]:
+        if self.speculation is not None:
+            return self.speculation.groups(hidden)
+        return decode(self.model, self.timeline, hidden, self.sampler)
+
+    def _take(self, group: tuple[int, ...]) -> tuple[int, list[Segment]]:
+        """How many of the tokens the answer takes before it ends or is full, and the text that became certain with them."""
+        segments: list[Segment] = []
+        for taken, token in enumerate(group, 1):
+            segments += self.answer.push(token)
+            if self.answer.ended or self.answer.full:
+                return taken, segments
+        return len(group), segments
 
     def _finished(self) -> Finished:
         answer = self.answer
@@ -77,5 +105,11 @@ class Run:
             text=answer.text("answer"),
             thinking=answer.text("thinking"),
             tool_calls=answer.texts("tool_call"),
-            stats=self.watch.stats(len(self.prompt.token_ids), self.cached_tokens, answer.token_count),
+            stats=self._stats(),
         )
+
+    def _stats(self) -> GenerationStats:
+        stats = self.watch.stats(len(self.prompt.token_ids), self.cached_tokens, self.answer.token_count)
+        if self.speculation is None:
+            return stats
+        return replace(stats, mtp=self.speculation.stats(stats.decode_tps))

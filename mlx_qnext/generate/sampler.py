@@ -53,7 +53,7 @@ class Sampler:
         return token
 
     def draft(self, logits: mx.array, drafts: Sequence[mx.array]) -> Draft:
-        """A drafter's logits `[V]` after the drafts so far, scalars → one draft more; of these the penalties remember nothing."""
+        """A drafter's logits `[V]` after the drafts so far, scalars → one draft more; the penalties remember none of them."""
         drafted = self._marks(mx.stack(list(drafts)))[-1] if drafts and self._sampling.penalises else None
         scores = self._scores(logits, drafted)
         probabilities = None if self._greedy else mx.softmax(scores)[None]

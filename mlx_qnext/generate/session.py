@@ -6,14 +6,18 @@ import threading
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from mlx_qnext.cache.head import HeadCache
 from mlx_qnext.cache.hybrid import HybridCache
 from mlx_qnext.errors import ContextLengthError, TokenizerError, UsageError
 from mlx_qnext.generate.answer import Answer
+from mlx_qnext.generate.depth import DraftDepth
+from mlx_qnext.generate.drafter import Drafter
 from mlx_qnext.generate.events import Event
 from mlx_qnext.generate.request import GenerationConfig
 from mlx_qnext.generate.run import Run
 from mlx_qnext.generate.sampler import Sampler
 from mlx_qnext.generate.sampling import Sampling
+from mlx_qnext.generate.speculative import Speculation
 from mlx_qnext.generate.stopwatch import Stopwatch
 from mlx_qnext.generate.timeline import Timeline
 from mlx_qnext.transcript import Transcript
@@ -29,8 +33,13 @@ class Session:
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
-        self._timeline = Timeline(HybridCache(engine.model.make_cache()))
+        mtp = engine.model.mtp
+        self._timeline = Timeline(
+            HybridCache(engine.model.make_cache(), None if mtp is None else HeadCache(mtp.make_cache()))
+        )
+        self._depth = DraftDepth()
         self._cancelled = threading.Event()
+        self._told_of_missing_head = False
 
     def generate(
         self,
@@ -78,15 +87,30 @@ class Session:
             sampler,
             self._cancelled,
             watch,
-            _notices(asked, room),
+            self._speculation(sampler, config.draft),
+            self._notices(asked, room, config.draft),
         ).events()
 
     def cancel(self) -> None:
         """Make the running request end after the step at hand, with reason `cancelled`."""
         self._cancelled.set()
 
+    def _speculation(self, sampler: Sampler, depth: int | None) -> Speculation | None:
+        model, memory = self._engine.model, self._timeline.cache.head
+        if depth == 0 or model.mtp is None or memory is None:
+            return None
+        self._depth.begin(depth)
+        drafter = Drafter(model, model.mtp, self._timeline, memory)
+        return Speculation(model, self._timeline, sampler, drafter, self._depth)
 
-def _notices(asked: int, room: int) -> tuple[str, ...]:
-    if asked <= room:
-        return ()
-    return (f"The context has room for {room} more tokens, fewer than the {asked} asked for.",)
+    def _notices(self, asked: int, room: int, depth: int | None) -> tuple[str, ...]:
+        notices: list[str] = []
+        if asked > room:
+            notices.append(f"The context has room for {room} more tokens, fewer than the {asked} asked for.")
+        if self._engine.model.mtp is None and depth != 0 and not self._told_of_missing_head:
+            self._told_of_missing_head = True
+            notices.append(
+                "This checkpoint has no MTP head, so nothing is drafted: qnext quantize MODEL DEST --mtp-from SOURCE "
+                "makes one that has."
+            )
+        return tuple(notices)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from mlx_qnext.cache.hybrid import HybridCache, Snapshot
+from mlx_qnext.model.verification import Verification
 
 # Each one keeps a whole recurrent state alive, 77 MB in the 80B model.
 _MOST_SNAPSHOTS = 4
@@ -22,26 +23,42 @@ class Timeline:
         self.tokens: list[int] = []
         self._start = cache.snapshot()
         self._snapshots: list[Snapshot] = []
+        self._last: tuple[int, Verification] | None = None
 
-    def reuse(self, prompt: Sequence[int]) -> int:
+    def reuse(self, prompt: Sequence[int], *, drafting: bool = False) -> int:
         """Rewind to the last remembered position that `prompt` shares, short of its last token, and return it.
 
-        The last token stays to be read, because its logits start the answer.
+        The last token stays to be read, because its logits start the answer. With `drafting` it is a position to which the MTP
+        head followed.
         """
         shared = min(_shared_length(self.tokens, prompt), len(prompt) - 1)
-        if self.cache.position > shared:
-            self._snapshots = [s for s in self._snapshots if s.position <= shared]
-            self.cache.rewind(self._snapshots[-1] if self._snapshots else self._start)
+        if self.cache.position > shared or (drafting and not self.cache.head_follows):
+            fit = [s for s in self._snapshots if s.position <= shared and (s.head or not drafting)]
+            snapshot = fit[-1] if fit else self._start
+            self._snapshots = [s for s in self._snapshots if s.position <= snapshot.position]
+            self.cache.rewind(snapshot)
             del self.tokens[self.cache.position :]
         return self.cache.position
 
-    def append(self, tokens: Sequence[int]) -> None:
-        """Record tokens that the model has just run over the cache's layers."""
+    def append(self, tokens: Sequence[int], verification: Verification | None = None) -> None:
+        """Record tokens that the model has just run over the cache's layers; `verification` lets `keep` shorten them."""
         self.tokens += tokens
         self.cache.advance(len(tokens))
+        self._last = None if verification is None else (len(tokens), verification)
+
+    def keep(self, count: int) -> None:
+        """Of the tokens that were just appended, all verified, hold only the first `count`, at least one."""
+        if self._last is None:
+            raise ValueError("the last tokens were not verified")
+        length, verification = self._last
+        verification.keep(count)
+        self.cache.shorten(length - count)
+        del self.tokens[self.cache.position :]
+        self._last = count, verification
 
     def remember(self) -> None:
         """Keep this position to come back to; the oldest one beyond a few is let go."""
+        self._last = None
         if all(s.position != self.cache.position for s in self._snapshots):
             self._snapshots = [*self._snapshots, self.cache.snapshot()][-_MOST_SNAPSHOTS:]
 
