@@ -8,7 +8,7 @@ import typer
 
 from cli.views.thought import Thinking
 from mlx_qnext.errors import UsageError
-from mlx_qnext.generate.request import GenerationConfig
+from mlx_qnext.generate.request import DEEPEST_DRAFT, GenerationConfig
 
 MODEL_VARIABLE = "QNEXT_MODEL"
 
@@ -40,13 +40,23 @@ RepetitionPenalty = Annotated[
 PresencePenalty = Annotated[
     float | None, typer.Option("--presence-penalty", help="Above 0, discourage tokens that the answer holds.")
 ]
-Seed = Annotated[int | None, typer.Option("--seed", help="Fix the random draws.")]
+Seed = Annotated[
+    int | None,
+    typer.Option("--seed", help="Fix the random draws; they repeat where --draft is a number too."),
+]
 MaxTokens = Annotated[int | None, typer.Option("--max-tokens", help="The most tokens, the thought included.")]
 Stop = Annotated[
     list[str] | None,
     typer.Option("--stop", metavar="<str>", help="End the answer before this text; repeatable."),
 ]
-Draft = Annotated[str, typer.Option("--draft", help="Speculation: auto, or 0 for none.")]
+Draft = Annotated[
+    str,
+    typer.Option(
+        "--draft",
+        metavar="<auto|0-4>",
+        help="Tokens that the MTP head drafts a step; auto takes what is fastest, 0 drafts nothing.",
+    ),
+]
 
 
 class Sampling(TypedDict):
@@ -69,13 +79,19 @@ def request(
     Raises:
         UsageError: a value that cannot be meant.
     """
-    _check_draft(draft)
-    thinking = False if no_think else None
-    return GenerationConfig(**sampling, max_tokens=max_tokens, stop=tuple(stop or ()), thinking=thinking)
+    return GenerationConfig(
+        **sampling,
+        max_tokens=max_tokens,
+        stop=tuple(stop or ()),
+        draft=_depth(draft),
+        thinking=False if no_think else None,
+    )
 
 
-def _check_draft(draft: str) -> None:
-    if draft in ("1", "2", "3", "4"):
-        raise UsageError(f"--draft is {draft}, and this version decodes without drafts: use auto or 0.")
-    if draft not in ("auto", "0"):
-        raise UsageError(f"--draft is {draft!r}, expected auto or 0.")
+def _depth(draft: str) -> int | None:
+    """The depth that `--draft` names; `None` for auto."""
+    if draft == "auto":
+        return None
+    if draft not in map(str, range(DEEPEST_DRAFT + 1)):
+        raise UsageError(f"--draft is {draft!r}, expected auto or a number from 0 to {DEEPEST_DRAFT}.")
+    return int(draft)

@@ -66,18 +66,32 @@ def test_the_answer_is_on_stdout_and_everything_else_on_stderr() -> None:
 def test_json_is_one_object_with_these_keys() -> None:
     done = run("generate", "-", "--json", "--temp", "0", stdin="What is 47 + 85?")
     result = json.loads(done.stdout)
-    assert set(result) == {"text", "thinking", "finish_reason", "usage", "speed", "model"}
+    assert set(result) == {"text", "thinking", "finish_reason", "usage", "speed", "mtp", "model"}
     assert set(result["usage"]) == {"prompt_tokens", "cached_tokens", "completion_tokens"}
     assert set(result["speed"]) == {"ttft_ms", "prefill_tps", "decode_tps"}
     assert "132" in result["text"]
     assert (result["finish_reason"], result["model"]) == ("stop", "demo")
 
 
+@pytest.mark.parametrize("depth", ["0", "3"])
+def test_json_says_what_a_fixed_depth_came_to(depth: str) -> None:
+    result = json.loads(run("generate", "What is 47 + 85?", "--json", "--temp", "0", "--draft", depth).stdout)
+    mtp = result["mtp"]
+    if depth == "0":
+        assert mtp is None
+        return
+    assert set(mtp) == {"rounds", "drafted", "accepted", "acceptance", "tokens_per_step", "speedup_estimate"}
+    assert mtp["drafted"] == 3 * mtp["rounds"] > 0
+    assert len(mtp["acceptance"]) == 3
+    assert mtp["tokens_per_step"] > 1.5
+    assert mtp["speedup_estimate"] > 0
+
+
 @pytest.mark.parametrize(
     ("arguments", "code", "phrase"),
     [
         (["generate", "hi", "--temp", "-1"], 2, "temperature"),
-        (["generate", "hi", "--draft", "3"], 2, "without drafts"),
+        (["generate", "hi", "--draft", "5"], 2, "auto or a number from 0 to 4"),
         (["generate", "  "], 2, "empty"),
         (["generate", "hi", "--model", "./nowhere"], 3, "nowhere"),
         (["inspect", "thinking-4bits"], 3, "thinking-4bit"),

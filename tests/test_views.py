@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable
+from dataclasses import replace
 from io import StringIO
 from pathlib import Path
 
@@ -21,7 +22,7 @@ from cli.views.inspection import inspection
 from cli.views.progress import Progress
 from cli.views.stats import seconds, stats_line
 from cli.views.thought import Region, Thinking
-from mlx_qnext.generate.events import Event, GenerationStats, TokensEmitted
+from mlx_qnext.generate.events import Event, GenerationStats, MtpStats, TokensEmitted
 
 VIEWS = Path(__file__).parent / "vectors" / "views"
 FACTS = {
@@ -165,6 +166,12 @@ def test_the_figures_of_an_answer_in_words() -> None:
     assert (
         stats_line(cut) == "10 tokens · first after 12 s · prompt 60 (18 cached) · cut off at the token limit"
     )
+    drafted = MtpStats(26, 52, 47, (0.96, 0.85), 2.57, 1.62)
+    assert stats_line(finished(stats=replace(STATS, mtp=drafted))) == (
+        "77 tokens · 91.2 tok/s · 2.6 a step · drafts stood 96, 85 % · 1.6× plain (estimate) · first after 0.13 s · prompt 18"
+    )
+    nothing_drafted = replace(STATS, mtp=MtpStats(0, 0, 0, (), 1.0, 1.0))
+    assert stats_line(finished(stats=nothing_drafted)) == stats_line(finished())
     stopped = finished(reason="cancelled", stats=GenerationStats(60, 0, 0, 0.0, 1.0, 0.0))
     assert stats_line(stopped) == "0 tokens · prompt 60 · stopped"
     assert STATS.cached_tokens == 0

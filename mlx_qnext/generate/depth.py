@@ -12,11 +12,13 @@ from mlx_qnext.generate.costs import Costs
 from mlx_qnext.generate.request import DEEPEST_DRAFT
 
 # Plain steps at the start of every answer: they say what drafting is compared with.
-_CALIBRATION_STEPS = 4
+_CALIBRATION_STEPS = 8
 # How much faster than plain steps drafting must be; below, noise decides.
 _WORTHWHILE = 1.02
-# Plain steps before drafting is tried again: few at first, then twice as many after every trial that fails.
+# Plain steps before drafting is tried again: few at first, then twice as many after every trial that fails, and at any rate so
+# many that a trial costs no more than this share of them.
 _FIRST_REST, _LONGEST_REST = 16, 256
+_TRIAL_SHARE = 0.01
 
 
 class Acceptance:
@@ -107,15 +109,13 @@ class DraftDepth:
 
     def _settle(self, accepted: int) -> None:
         """Decide, after a round, how long plain steps would go on if drafting did not pay now."""
-        could_pay = any(
-            (d + 1) / self._costs.of(d) > 1 / self._costs.of(0) for d in range(1, DEEPEST_DRAFT + 1)
-        )
-        if not could_pay:
-            self._rest = _LONGEST_REST
+        costs = [self._costs.of(d) / self._costs.of(0) for d in range(DEEPEST_DRAFT + 1)]
+        if not any(d + 1 > cost for d, cost in enumerate(costs[1:], 1)):
+            rest = _LONGEST_REST  # not even where every draft stands
         elif not self._trying:
-            self._rest = _FIRST_REST
+            rest = _FIRST_REST
         elif accepted and next(self._acceptance.chances()) < self._LEARNT:
             return
         else:
-            self._rest = min(2 * self._rest, _LONGEST_REST)
-        self._rested = 0
+            rest = min(2 * self._rest, _LONGEST_REST)
+        self._rested, self._rest = 0, max(rest, round((costs[1] - 1) / _TRIAL_SHARE))
