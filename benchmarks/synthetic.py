@@ -55,13 +55,13 @@ class SyntheticCheckpoint(Checkpoint):
     _shapes: dict[str, tuple[int, ...]]
 
     @classmethod
-    def make(cls, config: dict[str, Any]) -> SyntheticCheckpoint:
-        """The checkpoint of this configuration; nothing is made until `arrays` are evaluated."""
-        made_of = dict(shapes(config))
+    def make(cls, config: dict[str, Any], *, mtp: bool = False) -> SyntheticCheckpoint:
+        """The checkpoint of this configuration, with or without an MTP head; nothing is made until `arrays` are evaluated."""
+        made_of = dict(shapes(config)) | (dict(_mtp(config)) if mtp else {})
         overrides = {path: {"bits": 8, "group_size": _GROUP} for path in made_of if path.endswith(_GATES)}
         quantised = config | {"quantization": {"bits": 4, "group_size": _GROUP, **overrides}}
         tensors = {info.name: info for path, shape in made_of.items() for info in _tensors(path, shape)}
-        made = cls(Path("synthetic"), quantised, tensors, {}, "mlx", None)
+        made = cls(Path("synthetic"), quantised, tensors, {}, "mlx", "mlx" if mtp else None)
         object.__setattr__(made, "_shapes", made_of)
         return made
 
@@ -116,14 +116,24 @@ def shapes(c: dict[str, Any]) -> Iterator[tuple[str, tuple[int, ...]]]:
     width, vocabulary = c["hidden_size"], c["vocab_size"]
     yield "model.embed_tokens", (vocabulary, width)
     for n in range(c["num_hidden_layers"]):
-        path = f"model.layers.{n}"
-        yield f"{path}.input_layernorm.weight", (width,)
-        yield f"{path}.post_attention_layernorm.weight", (width,)
-        attention = (n + 1) % c["full_attention_interval"] == 0
-        yield from (_attention(c, f"{path}.self_attn") if attention else _recurrent(c, f"{path}.linear_attn"))
-        yield from _experts(c, f"{path}.mlp")
+        yield from _layer(c, f"model.layers.{n}", attention=(n + 1) % c["full_attention_interval"] == 0)
     yield "model.norm.weight", (width,)
     yield "lm_head", (vocabulary, width)
+
+
+def _mtp(c: dict[str, Any]) -> Iterator[tuple[str, tuple[int, ...]]]:
+    width = c["hidden_size"]
+    yield "mtp.fc", (width, 2 * width)
+    for name in ("pre_fc_norm_embedding", "pre_fc_norm_hidden", "norm"):
+        yield f"mtp.{name}.weight", (width,)
+    yield from _layer(c, "mtp.layers.0", attention=True)
+
+
+def _layer(c: dict[str, Any], path: str, *, attention: bool) -> Iterator[tuple[str, tuple[int, ...]]]:
+    yield f"{path}.input_layernorm.weight", (c["hidden_size"],)
+    yield f"{path}.post_attention_layernorm.weight", (c["hidden_size"],)
+    yield from (_attention(c, f"{path}.self_attn") if attention else _recurrent(c, f"{path}.linear_attn"))
+    yield from _experts(c, f"{path}.mlp")
 
 
 def _attention(c: dict[str, Any], path: str) -> Iterator[tuple[str, tuple[int, ...]]]:

@@ -239,7 +239,7 @@ def test_who_asks_for_no_drafts_is_told_nothing(engine: Engine) -> None:
 def test_sampled_groups_of_the_trained_model_follow_plain_samplings_distribution(
     engine: Engine, depth: int
 ) -> None:
-    sampling, model = Sampling(2.5, 3, 0.98, 0.02, 1.1, 0.7), engine.model
+    sampling, model = Sampling(12.0, 3, 0.98, 0.02, 1.1, 0.7), engine.model
     prompt = engine.tokenizer.prompt(HELLO).token_ids
     timeline = engine.session()._timeline
     assert model.mtp is not None
