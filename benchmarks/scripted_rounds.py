@@ -46,11 +46,12 @@ def full_shape(layers: int, shape: dict[str, Any] = FULL_SHAPE) -> None:
     start = perf_counter()
     model, _ = build_model(SyntheticCheckpoint.make(shape | {"num_hidden_layers": layers}, mtp=True))
     print(f"built in {perf_counter() - start:.0f} s, {mx.get_active_memory() / 1e9:.1f} GB\n", flush=True)
-    _verification(model)
+    verification_costs(model)
     _curve(model)
 
 
-def _verification(model: Model) -> None:
+def verification_costs(model: Model) -> None:
+    """Print what verifying 1 to 5 tokens takes, keeping all but one of them."""
     print("| tokens verified | ms | over one | first call, s |\n|---|---:|---:|---:|")
     one = 0.0
     for tokens in range(1, DEEPEST_DRAFT + 2):

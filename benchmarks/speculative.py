@@ -1,6 +1,6 @@
 """Drafting on the embedded model: tokens a step, acceptance, and speed beside plain decoding and mlx-lm's.
 
-PYTHONPATH=. python benchmarks/speculative.py [--prompts 12] [--limit 160]
+PYTHONPATH=. python benchmarks/speculative.py [--prompts 12] [--limit 160] [--half 4]
 PYTHONPATH=. python benchmarks/speculative.py --full-shape      the cost of verification at the 80B shape, on a GPU
 
 Prompts are held-out problems with thinking; decoding is greedy. Every way of decoding answers all prompts, one after the other,
@@ -18,14 +18,15 @@ from typing import Any
 import mlx.core as mx
 from drafting import Answer, FixedDepth, answer
 from measure import machine, mlx_lm
-from scripted_rounds import full_shape
-from teacher import flips, stood_at
+from scripted_rounds import full_shape, verification_costs
+from teacher import flips, half_precision, stood_at
 
 import mlx_qnext
 from demo.cases import cases
 from mlx_qnext import Engine
 from mlx_qnext.generate.depth import DraftDepth
 from mlx_qnext.generate.request import DEEPEST_DRAFT
+from mlx_qnext.model.qwen3_next import Model
 
 CHECKPOINT = Path(__file__).parent.parent / "demo" / "checkpoint"
 DEPTHS = range(1, DEEPEST_DRAFT + 1)
@@ -40,14 +41,23 @@ def main() -> None:
     engine = mlx_qnext.load("demo")
     prompts = _prompts(engine, arguments.prompts)
     answers = _measure(engine, prompts, arguments.limit)
+    print()
+    verification_costs(engine.model)
     _acceptance(engine, prompts, answers)
-    _flips(engine, prompts, [run.tokens for run in answers["plain"]])
+    texts = list(zip(prompts, [run.tokens for run in answers["plain"]]))
+    _flips(engine.model, texts)
+    if arguments.half:
+        print("\nThe same in bf16, as a GPU computes:")
+        _flips(half_precision(engine.path), texts[: arguments.half])
 
 
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--prompts", type=int, default=12)
     parser.add_argument("--limit", type=int, default=160)
+    parser.add_argument(
+        "--half", type=int, default=0, help="answers of which to count flips in bf16 too, slow on a CPU"
+    )
     parser.add_argument("--full-shape", action="store_true")
     parser.add_argument("--layers", type=int, default=48)
     return parser.parse_args()
@@ -162,11 +172,11 @@ def _row(name: str, shares: list[float]) -> None:
     print(f"| {name} | " + " | ".join(cells) + " |", flush=True)
 
 
-def _flips(engine: Engine, prompts: list[list[int]], texts: list[list[int]]) -> None:
+def _flips(model: Model, texts: list[tuple[list[int], list[int]]]) -> None:
     """How often the likeliest token differs between one token at a time and groups, on the same text."""
     print("\n| tokens a pass | likeliest token differs | of |\n|---|---:|---:|")
     for size in (2, 3, 4, 5):
-        differing, total = flips(engine.model, list(zip(prompts, texts)), size)
+        differing, total = flips(model, texts, size)
         print(f"| {size} | {differing} | {total} |", flush=True)
 
 

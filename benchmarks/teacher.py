@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import cast
+from unittest.mock import patch
 
 import mlx.core as mx
 
 from mlx_qnext.generate.request import DEEPEST_DRAFT
 from mlx_qnext.mlx_lm_parts import KVCache
+from mlx_qnext.model.loading import load_model
 from mlx_qnext.model.qwen3_next import Model
 
 
@@ -59,6 +62,12 @@ def _chain(model: Model, state: mx.array, cache: KVCache, length: int) -> list[i
         drafts.append(cast(int, mx.argmax(model.logits(state)[0, -1]).item()))
         state = model.mtp(state, mx.array([drafts[-1:]]), cache)
     return drafts
+
+
+def half_precision(folder: Path) -> Model:
+    """The model in the dtype that its weights are stored in, on the CPU too, where the engine computes in fp32."""
+    with patch("mlx_qnext.model.weights.compute_dtype", lambda stored: stored):
+        return load_model(folder)[0]
 
 
 def flips(model: Model, texts: Sequence[tuple[Sequence[int], Sequence[int]]], size: int) -> tuple[int, int]:

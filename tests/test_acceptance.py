@@ -181,3 +181,12 @@ def test_greedy_drafts_stand_up_to_the_first_that_the_model_would_not_have_chose
     for drafts, accepted in [([5, 6, 7], 3), ([5, 6, 0], 2), ([5, 0, 7], 1), ([0, 6, 7], 0)]:
         verdict = acceptance.greedy(choices, mx.array(drafts))
         assert (verdict.accepted.item(), verdict.token.item()) == (accepted, choices[accepted].item())
+
+
+def test_drafts_are_drawn_with_penalties_that_see_the_drafts_before_them() -> None:
+    sampler = Sampler(replace(PLAIN, temperature=0.0, presence_penalty=5.0), 3, [], seed=0)
+    logits, drafts = mx.array([3.0, 2.0, 1.0]), []
+    for _ in range(4):
+        drafts.append(sampler.draft(logits, drafts).tokens[0])
+    assert [draft.item() for draft in drafts] == [0, 1, 2, 0]
+    assert sampler(logits).item() == 0

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import mlx.core as mx
@@ -13,9 +14,11 @@ import pytest
 from fakes.drafting import ScriptedDepth, scripted
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from test_kernels import kernels
 from test_verification import check_caches
 from tolerances import CONTINUED_TRAINED
 
+import mlx_qnext
 from demo.cases import Case, cases
 from mlx_qnext import Engine, GenerationConfig, Session
 from mlx_qnext.generate import session as session_module
@@ -72,6 +75,13 @@ def test_greedy_answers_to_128_held_out_prompts_are_those_of_plain_decoding(
         check_identical(engine, case, max_tokens=120)
 
 
+@pytest.mark.slow
+def test_unquantised_weights_draft_the_same_way(bf16_checkpoint: Path) -> None:
+    engine = mlx_qnext.load(bf16_checkpoint)
+    for case in held_out(1, thinking=True, tasks=frozenset({"subtract", "story"})):
+        check_identical(engine, case, max_tokens=60)
+
+
 def test_auto_says_what_plain_decoding_says(engine: Engine) -> None:
     auto, plain = (emitted(engine.session(), SUM, replace(GREEDY, draft=draft)) for draft in (None, 0))
     assert auto == plain
@@ -88,6 +98,34 @@ def test_a_round_emits_what_it_verified_as_one_group(engine: Engine) -> None:
     assert mtp.drafted == 3 * mtp.rounds
     assert sum(len(group) - 1 for group in groups) <= mtp.accepted <= mtp.drafted
     assert mtp.tokens_per_step == pytest.approx(1 + mtp.accepted / len(groups))
+
+
+def test_only_passes_that_were_timed_alone_are_measured(engine: Engine) -> None:
+    session = engine.session()
+    session._depth = depth = ScriptedDepth([0, 0, 0, 2, 2, 0, 0])
+    emitted(session, SUM, replace(GREEDY, max_tokens=11))
+    # The first plain step, and the one after a round, do not wait for their own work.
+    assert [(d, seconds is None) for d, _, seconds in depth.seen] == [
+        (0, True),
+        (0, False),
+        (0, False),
+        (2, False),
+        (2, False),
+        (0, True),
+        (0, False),
+    ]
+
+
+def test_over_a_prompt_the_head_follows_without_its_experts(engine: Engine) -> None:
+    session = engine.session()
+    emitted(session, HELLO, replace(GREEDY, draft=2, max_tokens=1))
+    prompt, head = engine.tokenizer.prompt(HELLO).token_ids, session._timeline.cache.head
+    assert head is not None
+    assert head.kv.offset == len(prompt) - 1
+    assert engine.model.mtp is not None
+    hidden, tokens, fresh = mx.zeros((1, 9, 256)), mx.arange(9)[None], engine.model.mtp.make_cache()
+    engine.model.mtp(hidden, tokens, fresh)
+    assert kernels(fresh.keys, fresh.values)["GatherQMM"] == 0
 
 
 @dataclass(frozen=True)

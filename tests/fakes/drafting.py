@@ -13,17 +13,22 @@ from mlx_qnext.generate.sampler import Draft, Sampler
 
 
 class ScriptedDepth(DraftDepth):
-    """Takes the depths of a script one after another, then its last."""
+    """Takes the depths of a script one after another, then its last; learns nothing.
+
+    Attributes:
+        seen: depth, accepted drafts and seconds of every pass.
+    """
 
     def __init__(self, depths: Sequence[int]) -> None:
         super().__init__()
         self._script = list(depths)
+        self.seen: list[tuple[int, int, float | None]] = []
 
     def choose(self) -> int:
         return self._script.pop(0) if len(self._script) > 1 else self._script[0]
 
     def observe(self, depth: int, accepted: int, seconds: float | None) -> None:
-        """Nothing is learnt."""
+        self.seen.append((depth, accepted, seconds))
 
 
 class ScriptedDrafter(Drafter):
