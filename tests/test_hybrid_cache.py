@@ -73,3 +73,50 @@ def test_reuse_returns_to_a_remembered_position_that_the_prompt_shares(
     expected = max(p for p in (0, remembered, len(tokens)) if p <= shared)
     assert cached == timeline.cache.position == expected
     assert timeline.tokens == prompt[:cached]
+
+
+def drafting_timeline(engine: Engine) -> Timeline:
+    timeline = engine.session()._timeline
+    assert timeline.cache.head is not None
+    return timeline
+
+
+def read(engine: Engine, timeline: Timeline, tokens: list[int], *, following: bool) -> None:
+    """Run tokens and remember the position, the MTP head following or not."""
+    states = engine.model.hidden(mx.array([tokens]), timeline.cache.layers)
+    timeline.append(tokens)
+    if following and timeline.cache.head is not None:
+        timeline.cache.head.follow(states)
+    timeline.remember()
+
+
+def test_who_drafts_goes_back_to_where_the_head_followed_and_who_does_not_stays(engine: Engine) -> None:
+    timeline = drafting_timeline(engine)
+    read(engine, timeline, [1, 2, 3], following=True)
+    read(engine, timeline, [4, 5], following=False)
+    assert timeline.reuse([1, 2, 3, 4, 5, 6]) == 5
+    assert not timeline.cache.head_follows
+    assert timeline.reuse([1, 2, 3, 4, 5, 6], drafting=True) == 3
+    assert timeline.cache.head_follows
+    assert timeline.tokens == [1, 2, 3]
+
+
+def test_a_snapshot_brings_the_heads_position_back(engine: Engine) -> None:
+    timeline = drafting_timeline(engine)
+    read(engine, timeline, [1, 2, 3], following=True)
+    read(engine, timeline, [4, 5], following=True)
+    assert timeline.reuse([1, 2, 3, 9, 9], drafting=True) == 3
+    assert timeline.cache.head is not None
+    assert timeline.cache.head.position == 3
+
+
+def test_only_tokens_just_verified_can_be_let_go(engine: Engine) -> None:
+    timeline = drafting_timeline(engine)
+    _, verification = engine.model.verify(mx.array([[1, 2, 3]]), timeline.cache.layers)
+    timeline.append([1, 2, 3], verification)
+    timeline.keep(2)
+    assert (timeline.tokens, timeline.cache.position) == ([1, 2], 2)
+    engine.model(mx.array([[7]]), timeline.cache.layers)
+    timeline.append([7])
+    with pytest.raises(ValueError, match="not verified"):
+        timeline.keep(1)
