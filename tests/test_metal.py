@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from io import StringIO
 from typing import NamedTuple
 
@@ -25,7 +26,7 @@ pytestmark = [
 ]
 
 SUM = [{"role": "user", "content": "What is 47 + 85?"}]
-GREEDY = GenerationConfig(temperature=0.0)
+GREEDY = GenerationConfig(temperature=0.0, draft=0)
 
 
 class Heads(NamedTuple):
@@ -118,8 +119,8 @@ def test_a_prompt_is_never_unrolled_into_its_tokens(heads: Heads, padded: bool) 
     assert kernels < tokens
 
 
-def answer(engine: Engine) -> Finished:
-    *_, last = engine.session().generate(SUM, GREEDY)
+def answer(engine: Engine, config: GenerationConfig = GREEDY) -> Finished:
+    *_, last = engine.session().generate(SUM, config)
     assert isinstance(last, Finished)
     return last
 
@@ -136,6 +137,14 @@ def test_a_compiled_step_says_what_a_plain_one_says(
     monkeypatch.setattr(trunk, "_COMPILE_UP_TO_TOKENS", 0)
     plain = answer(gpu_engine)
     assert (compiled.thinking, compiled.text) == (plain.thinking, plain.text)
+
+
+@pytest.mark.parametrize("draft", [1, 2, 3, 4])
+def test_drafted_answers_are_right_and_drafts_stand(gpu_engine: Engine, draft: int) -> None:
+    result = answer(gpu_engine, replace(GREEDY, draft=draft))
+    assert "132" in result.text
+    assert result.stats.mtp is not None
+    assert result.stats.mtp.acceptance[0] > 0.8
 
 
 def test_a_session_goes_on_from_its_snapshot(gpu_engine: Engine) -> None:

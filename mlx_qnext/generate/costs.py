@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections import deque
-from statistics import median
+from statistics import median_low
 
-# A median of few: a pause of the machine or a slow reader of the answer spoils one measurement, not the choice.
-_REMEMBERED = 9
+# A median of few: a pause of the machine or a slow reader of the answer spoils one measurement, not the choice. The lower
+# one, because of two measurements the longer is the one that was disturbed.
+_REMEMBERED, _ENOUGH = 9, 2
 
 
 class Costs:
@@ -24,16 +25,17 @@ class Costs:
 
     @property
     def deepest_known(self) -> int:
-        """The last depth, from 0 on without a gap, that has been measured; -1 where none has."""
-        return next((d for d, seconds in enumerate(self._measured) if not seconds), len(self._measured)) - 1
+        """The last depth, from 0 on without a gap, that has been measured often enough; -1 where none has."""
+        short = (d for d, seconds in enumerate(self._measured) if len(seconds) < _ENOUGH)
+        return next(short, len(self._measured)) - 1
 
     def of(self, depth: int) -> float:
-        """Seconds at this depth, depth 0 having been measured; what has not been is taken to grow as it did up to there.
+        """Seconds at this depth, where depth 0 is known; beyond what is known costs are taken to grow as they did up to there.
 
         Before any drafting a round counts as a plain step, so that it is tried.
         """
-        if self._measured[depth]:
-            return median(self._measured[depth])
         known = self.deepest_known
+        if depth <= known:
+            return median_low(self._measured[depth])
         plain, last = self.of(0), self.of(known)
         return last + (depth - known) * (last - plain) / max(known, 1)
