@@ -37,9 +37,9 @@ def state_after(count: int, state: mx.array, record: Record) -> mx.array:
         return gated_delta_kernel(k, k, v, mx.exp(log_decay), beta, state, None)[1]
     k, writes, decay, since_start = record
     last = count - 1
-    remaining = writes[..., :count, :] * decay[..., last, :count, None]
-    written = remaining.swapaxes(-1, -2) @ k[..., :count, :]
-    return _decayed_sum(state, since_start[..., last, None, None].flatten(1, 2), written.flatten(1, 2))
+    remaining = writes.swapaxes(-1, -2)[..., :count] * decay[..., last, None, :count]
+    written = remaining.flatten(2, 3) @ k[:, :, :count]
+    return _decayed_sum(state, since_start[..., last, None, None].flatten(1, 2), written.reshape(state.shape))
 
 
 def _at_once(
@@ -47,15 +47,18 @@ def _at_once(
 ) -> tuple[mx.array, Record]:
     """One chunk of `gated_delta.chunked` without its padding, and with a series in place of the blocked inverse.
 
-    Below, `[…]` is `[B, Hk, Hv // Hk]`, and key and query heads are shared along the last of these.
+    Value heads stand beside the key head that they share, `[B, Hk, Hv // Hk, …]`; where they meet keys and queries they are
+    rows of one matrix, so that each product is one uniform batch.
     """
     T, Hk, dtype = v.shape[1], k.shape[2], v.dtype
-    q, k = (x.astype(mx.float32).swapaxes(1, 2)[:, :, None] for x in (q, k))
+    q, k = (x.astype(mx.float32).swapaxes(1, 2) for x in (q, k))
     v, log_decay, beta = (grouped(x.astype(mx.float32).swapaxes(1, 2), Hk) for x in (v, log_decay, beta))
     decay, since_start = decay_between(log_decay), mx.exp(mx.cumsum(log_decay, axis=-1))
 
     kq = mx.concatenate([k, q], axis=-2)
-    products, readings = kq @ k.swapaxes(-1, -2), kq @ grouped(state, Hk).swapaxes(-1, -2)
+    products = (kq @ k.swapaxes(-1, -2))[:, :, None]
+    readings = kq @ grouped(state, Hk).flatten(2, 3).swapaxes(-1, -2)
+    readings = mx.unflatten(readings, -1, (-1, v.shape[-1])).swapaxes(2, 3)
     coupling = _coupling(products[..., :T, :], decay, beta, mx.tri(T, k=-1))
     writes = _solve_unit_lower(coupling, _errors(v, readings[..., :T, :], since_start, beta))
     inside = (products[..., T:, :] * decay) @ writes
