@@ -17,7 +17,7 @@ from typing import Any
 
 import mlx.core as mx
 from drafting import Answer, FixedDepth, answer
-from measure import machine, mlx_lm
+from measure import machine, mlx_lm, prompt_of
 from scripted_rounds import full_shape, verification_costs
 from teacher import flips, half_precision, stood_at
 
@@ -175,12 +175,16 @@ def _row(name: str, shares: list[float]) -> None:
     print(f"| {name} | " + " | ".join(cells) + " |", flush=True)
 
 
-def _flips(model: Model, texts: list[tuple[list[int], list[int]]]) -> None:
-    """How often the likeliest token differs between one token at a time and groups, on the same text."""
-    print("\n| tokens a pass | likeliest token differs | of |\n|---|---:|---:|")
-    for size in (2, 3, 4, 5):
-        differing, total = flips(model, texts, size)
-        print(f"| {size} | {differing} | {total} |", flush=True)
+def _flips(model: Model, answers: list[tuple[list[int], list[int]]]) -> None:
+    """How often the likeliest token differs between one token at a time and groups, on the same text.
+
+    On the model's own answers, and on random tokens, after which it is never sure of anything.
+    """
+    noise = [(prompt_of(32, 4000), prompt_of(240, 4000))]
+    print("\n| tokens a pass | likeliest token differs in answers | in random tokens |\n|---|---:|---:|")
+    for size in range(2, DEEPEST_DRAFT + 2):
+        cells = ["{} of {}".format(*flips(model, texts, size)) for texts in (answers, noise)]
+        print(f"| {size} | " + " | ".join(cells) + " |", flush=True)
 
 
 if __name__ == "__main__":
