@@ -30,6 +30,8 @@ from mlx_qnext.model.qwen3_next import Model
 
 CHECKPOINT = Path(__file__).parent.parent / "demo" / "checkpoint"
 DEPTHS = range(1, DEEPEST_DRAFT + 1)
+# A way of answering a prompt with up to so many tokens.
+Way = Callable[[list[int], int], Answer]
 
 
 def main() -> None:
@@ -76,45 +78,58 @@ def _prompts(engine: Engine, count: int) -> list[list[int]]:
 
 
 def _measure(engine: Engine, prompts: list[list[int]], limit: int, rounds: int) -> dict[str, list[Answer]]:
-    """Every way's answers, interleaved, the fastest of a few each; prints tokens a step and tokens a second."""
+    """Every way's answers; prints tokens a step, tokens a second, and whether they are those of plain decoding."""
     auto = DraftDepth()
-    ways: dict[str, Callable[[list[int], int], Answer]] = {"plain": _own(engine, FixedDepth(0))}
-    ways |= {f"depth {n}": _own(engine, FixedDepth(n)) for n in DEPTHS}
-    ways |= {"auto": _own(engine, auto), **_peers()}
-    for way in ways.values():  # compiles what there is to compile
-        way(prompts[0], 24)
-    answers: dict[str, list[Answer]] = {name: [] for name in ways}
-    for prompt in prompts:
-        tried: dict[str, list[Answer]] = {name: [] for name in ways}
-        for _ in range(rounds):
-            for name, way in ways.items():
-                auto.begin(None)
-                tried[name].append(way(prompt, len(tried["plain"][0].tokens) if tried["plain"] else limit))
-        for name, runs in tried.items():
-            answers[name].append(min(runs, key=lambda run: run.seconds))
+    ways = {"plain": _own(engine, FixedDepth(0))} | {
+        f"depth {n}": _own(engine, FixedDepth(n)) for n in DEPTHS
+    }
+    answers = _interleaved(ways | {"auto": _own(engine, auto)}, prompts, [limit] * len(prompts), rounds)
+    plain = answers["plain"]
     print("| | tokens a step | tok/s | over plain |\n|---|---:|---:|---:|")
-    speed = {name: _rate(runs) for name, runs in answers.items()}
+    _rows(answers, plain)
+    # Last, because on a GPU it may compile for minutes.
+    _rows(_interleaved(_peers(), prompts, [len(run.tokens) for run in plain], rounds), plain)
+    print()
     for name, runs in answers.items():
-        steps = sum(len(run.tokens) for run in runs) / sum(len(run.rounds) for run in runs)
-        print(
-            f"| {name} | {steps:.2f} | {speed[name]:.1f} | {speed[name] / speed['plain']:.2f}× |", flush=True
-        )
-    for name in [f"depth {n}" for n in DEPTHS] + ["auto"]:
-        same = sum(a.tokens == b.tokens for a, b in zip(answers[name], answers["plain"]))
+        same = sum(a.tokens == b.tokens for a, b in zip(runs, plain))
         print(f"{name}: {same} of {len(prompts)} answers token for token those of plain decoding")
     return answers
+
+
+def _interleaved(
+    ways: dict[str, Way], prompts: list[list[int]], limits: list[int], rounds: int
+) -> dict[str, list[Answer]]:
+    """Each way's answers, every prompt answered in all ways before the next; the fastest of a few rounds each."""
+    answers: dict[str, list[Answer]] = {name: [] for name in ways}
+    for way in ways.values():  # compiles what there is to compile
+        way(prompts[0], 24)
+    for prompt, limit in zip(prompts, limits):
+        tried = [{name: way(prompt, limit) for name, way in ways.items()} for _ in range(rounds)]
+        for name, runs in answers.items():
+            runs.append(min((once[name] for once in tried), key=lambda run: run.seconds))
+    return answers
+
+
+def _rows(answers: dict[str, list[Answer]], plain: list[Answer]) -> None:
+    for name, runs in answers.items():
+        steps = sum(len(run.tokens) for run in runs) / sum(len(run.rounds) for run in runs)
+        rate = _rate(runs)
+        print(f"| {name} | {steps:.2f} | {rate:.1f} | {rate / _rate(plain):.2f}× |", flush=True)
 
 
 def _rate(runs: list[Answer]) -> float:
     return sum(len(run.tokens) for run in runs) / sum(run.seconds for run in runs)
 
 
-def _own(engine: Engine, depth: DraftDepth) -> Callable[[list[int], int], Answer]:
-    eos_ids = engine.tokenizer.eos_ids
-    return lambda prompt, limit: answer(engine.model, prompt, depth, limit, eos_ids)
+def _own(engine: Engine, depth: DraftDepth) -> Way:
+    def way(prompt: list[int], limit: int) -> Answer:
+        depth.begin(None)
+        return answer(engine.model, prompt, depth, limit, engine.tokenizer.eos_ids)
+
+    return way
 
 
-def _peers() -> dict[str, Callable[[list[int], int], Answer]]:
+def _peers() -> dict[str, Way]:
     """mlx-lm on its own conversion of the bf16 checkpoint: as it comes, and in fp32 where the engine computes so."""
     from mlx_lm import convert
     from mlx_lm.utils import load_model
@@ -128,7 +143,7 @@ def _peers() -> dict[str, Callable[[list[int], int], Answer]]:
     return {"mlx-lm": _peer(model)}
 
 
-def _peer(model: Any) -> Callable[[list[int], int], Answer]:
+def _peer(model: Any) -> Way:
     run = mlx_lm(model)
 
     def timed(prompt: list[int], limit: int) -> Answer:
