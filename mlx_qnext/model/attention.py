@@ -8,9 +8,10 @@ import mlx.core as mx
 from mlx import nn
 
 from mlx_qnext.config import ModelConfig
-from mlx_qnext.mlx_lm_parts import KVCache, scaled_dot_product_attention
+from mlx_qnext.mlx_lm_parts import KVCache
 from mlx_qnext.model.linear import Linear, Projection
 from mlx_qnext.model.norm import RmsNorm
+from mlx_qnext.ops.attention import attention
 from mlx_qnext.ops.elementwise import gated
 from mlx_qnext.ops.matrix import Matrix
 from mlx_qnext.ops.rope import rope
@@ -72,8 +73,7 @@ class Attention(nn.Module):
         q, k = rope(q, self.config, offset + unasked), rope(k, self.config, offset)
         if cache is not None:
             k, v = cache.update_and_fetch(k, v)
-        y = scaled_dot_product_attention(q, k, v, cache=cache, scale=self.config.head_dim**-0.5, mask=mask)
-        return y.swapaxes(1, 2).flatten(-2)
+        return attention(q, k, v, mask, cache).swapaxes(1, 2).flatten(-2)
 
     def output(self, attended: mx.array, gate: mx.array) -> mx.array:
         """Gate and project back: `[B, T, hidden]`; a pure function of its inputs."""

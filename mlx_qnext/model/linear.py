@@ -112,9 +112,10 @@ class ExpertLinear(_Stored):
         """`x` `[…, 1, columns]` and `experts` `[…]` → `[…, 1, rows]`; `in_order` promises that `experts` is sorted."""
         unpack_from = _UNPACK_FROM_ROWS_PER_EXPERT.get(backend(), _NEVER)
         if in_order and experts.size >= unpack_from * self.weight.shape[0]:
-            return mx.gather_mm(x, self._transposed(), rhs_indices=experts, sorted_indices=True)
+            return mx.gather_mm(x, self._transposed(), rhs_indices=experts, sorted_indices=_sorts(in_order))
         if self.precision is None:
-            return mx.gather_mm(x, self.weight.swapaxes(-1, -2), rhs_indices=experts, sorted_indices=in_order)
+            weight = self.weight.swapaxes(-1, -2)
+            return mx.gather_mm(x, weight, rhs_indices=experts, sorted_indices=_sorts(in_order))
         return mx.gather_qmm(
             x,
             self.weight,
@@ -123,3 +124,8 @@ class ExpertLinear(_Stored):
             sorted_indices=in_order,
             **self._packing(),
         )
+
+
+def _sorts(in_order: bool) -> bool:
+    """What `gather_mm` may be told of the order: nothing on CUDA, where MLX 0.32.4 then leaves rows unwritten."""
+    return in_order and backend() is not Backend.CUDA
