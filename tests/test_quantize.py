@@ -168,7 +168,7 @@ class TestSources:
         decay = {name for name in written if name.endswith(("A_log", "dt_bias"))}
         assert {written[name].dtype for name in decay} == {dtype}
         assert {written[name].dtype for name in written.keys() - decay} == {mx.bfloat16, mx.uint32}
-        MLX_LM_FP32.check(
+        QUANTIZED_VS_DEQUANTIZED.check(
             np.array(load_model(tmp_path / "out")[0](TOKENS)),
             mlx_lm_logits(tmp_path / "out", TOKENS),
             "logits",
