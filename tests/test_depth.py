@@ -99,7 +99,7 @@ def test_a_fixed_depth_is_kept_after_the_plain_steps_that_every_answer_begins_wi
         for _ in range(12):
             chosen.append(depth.choose())
             depth.observe(chosen[-1], 0, 1.0)
-    assert chosen == [*[0] * 8, *[3] * 4] * 2
+    assert chosen == [*[0] * 4, *[3] * 8] * 2
 
 
 def test_the_cost_of_a_plain_step_is_known_after_them() -> None:

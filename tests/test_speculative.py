@@ -94,7 +94,7 @@ def test_a_round_emits_what_it_verified_as_one_group(engine: Engine) -> None:
     assert mtp is not None
     groups = [event.token_ids for event in events if isinstance(event, TokensEmitted) and event.token_ids]
     assert max(map(len, groups)) == 4
-    assert mtp.rounds == sum(1 for _ in groups[8:])
+    assert mtp.rounds == sum(1 for _ in groups[4:])
     assert mtp.drafted == 3 * mtp.rounds
     assert sum(len(group) - 1 for group in groups) <= mtp.accepted <= mtp.drafted
     assert mtp.tokens_per_step == pytest.approx(1 + mtp.accepted / len(groups))

@@ -12,7 +12,7 @@ from mlx_qnext.generate.costs import Costs
 from mlx_qnext.generate.request import DEEPEST_DRAFT
 
 # Plain steps at the start of every answer: they say what drafting is compared with.
-_CALIBRATION_STEPS = 8
+_CALIBRATION_STEPS = 4
 # How much faster than plain steps drafting must be; below, noise decides.
 _WORTHWHILE = 1.02
 # Plain steps before drafting is tried again: few at first, then twice as many after every trial that fails, and at any rate so
