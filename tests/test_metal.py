@@ -6,6 +6,7 @@ import os
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from io import StringIO
+from pathlib import Path
 from typing import NamedTuple
 
 import mlx.core as mx
@@ -19,6 +20,7 @@ from mlx_qnext.generate.events import Finished
 from mlx_qnext.model import memory, trunk
 from mlx_qnext.ops.gated_delta import gated_delta, recurrent
 from mlx_qnext.ops.gated_delta_prefixes import gated_delta_recorded, state_after
+from quantize.evaluate import evaluate
 
 pytestmark = [
     pytest.mark.metal,
@@ -160,3 +162,14 @@ def test_loading_wires_the_memory_that_macos_recommends(gpu_engine: Engine) -> N
     recommended = memory.device_limit_bytes()
     assert 0 < recommended <= os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     assert mx.set_wired_limit(recommended) == recommended
+
+
+def test_an_evaluation_gives_back_the_memory_limit_and_a_small_loss(
+    gpu_engine: Engine, bf16_checkpoint: Path
+) -> None:
+    limit_bytes = mx.set_memory_limit(1 << 40)
+    mx.set_memory_limit(limit_bytes)
+    documents = [[(7 * n + n * n) % 4000 for n in range(200)]]
+    quality = evaluate(bf16_checkpoint, gpu_engine.path, documents)
+    assert 0 < quality.kl < 0.5
+    assert mx.set_memory_limit(limit_bytes) == limit_bytes
