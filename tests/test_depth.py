@@ -23,7 +23,15 @@ LAUNCH_BOUND = (1.0, 1.3, 1.45, 1.6, 1.75)
 MEASURED_ON_AN_H100 = (1.0, 1.5, 2.2, 2.8, 3.5)
 LINEAR = (1.0, 2.1, 3.2, 4.3, 5.4)
 CLIFF = (1.0, 13.0, 13.1, 13.2, 13.3)
-MACHINES = {"launches": LAUNCH_BOUND, "H100": MEASURED_ON_AN_H100, "linear": LINEAR, "cliff": CLIFF}
+# The embedded model's on an H100: a round cannot hide its graph's building, so that the first draft costs most.
+DEAR_FIRST_DRAFT = (1.0, 2.13, 2.36, 2.52, 2.92)
+MACHINES = {
+    "launches": LAUNCH_BOUND,
+    "H100": MEASURED_ON_AN_H100,
+    "linear": LINEAR,
+    "cliff": CLIFF,
+    "dear first draft": DEAR_FIRST_DRAFT,
+}
 each_machine = pytest.mark.parametrize("costs", MACHINES.values(), ids=MACHINES.keys())
 
 
@@ -118,7 +126,7 @@ def test_a_pause_and_a_first_round_spoil_no_cost() -> None:
     assert costs.of(0) == 1.0
 
 
-def test_costs_not_measured_yet_grow_as_they_did() -> None:
+def test_a_depth_not_measured_yet_costs_what_the_deepest_measured_one_does() -> None:
     costs = Costs(deepest=4)
     for depth, seconds in enumerate((1.0, 1.5)):
         assert costs.deepest_known == depth - 1
@@ -126,7 +134,7 @@ def test_costs_not_measured_yet_grow_as_they_did() -> None:
             costs.add(depth, measured)
         if depth == 0:
             assert costs.of(1) == 1.0
-    assert [costs.of(d) for d in range(5)] == [1.0, 1.5, 2.0, 2.5, 3.0]
+    assert [costs.of(d) for d in range(5)] == [1.0, 1.5, 1.5, 1.5, 1.5]
 
 
 def test_a_draft_that_was_never_reached_says_nothing() -> None:

@@ -30,12 +30,6 @@ class Costs:
         return next(short, len(self._measured)) - 1
 
     def of(self, depth: int) -> float:
-        """Seconds at this depth, where depth 0 is known; beyond what is known costs are taken to grow as they did up to there.
-
-        Before any drafting a round counts as a plain step, so that it is tried.
-        """
-        known = self.deepest_known
-        if depth <= known:
-            return median_low(self._measured[depth])
-        plain, last = self.of(0), self.of(known)
-        return last + (depth - known) * (last - plain) / max(known, 1)
+        """Seconds at this depth, where depth 0 is known. What is not known yet is taken to cost as much as the deepest that is:
+        so it is tried where its tokens would be worth that, and a dear first draft hides no cheap second one."""
+        return median_low(self._measured[min(depth, self.deepest_known)])
