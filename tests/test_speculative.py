@@ -182,7 +182,7 @@ def test_after_any_rounds_and_any_end_the_session_holds_exactly_what_was_emitted
 
 
 @pytest.mark.slow
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=30, deadline=None)
 @given(rounds, ends, st.data())
 def test_after_many_more_rounds_too(
     engine: Engine, known: Known, pattern: list[tuple[int, int]], end: str, data: st.DataObject
