@@ -8,7 +8,7 @@ of transformers.
 from __future__ import annotations
 
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Literal
 
 from mlx_qnext.errors import CheckpointError, UnsupportedModelError
@@ -28,6 +28,9 @@ MAX_HEADS = 4096
 MAX_EXPERTS = 65_536
 MAX_VOCABULARY = 1 << 24
 MAX_POSITIONS = 1 << 30
+
+# These may differ between a checkpoint and what was made of it: they change no weight's meaning.
+NOT_ARCHITECTURE = frozenset({"eos_token_ids", "max_position_embeddings", "rope_scaling"})
 
 
 @dataclass(frozen=True)
@@ -184,6 +187,11 @@ class ModelConfig:
         if layer in self.mlp_only_layers or self.num_experts == 0:
             return False
         return (layer + 1) % self.decoder_sparse_step == 0
+
+    def first_difference(self, other: ModelConfig) -> str | None:
+        """The first field whose difference makes the two have different weights, or read them differently."""
+        names = (field.name for field in fields(self) if field.name not in NOT_ARCHITECTURE)
+        return next((name for name in names if getattr(self, name) != getattr(other, name)), None)
 
     @property
     def linear_key_dim(self) -> int:

@@ -16,7 +16,7 @@ from mlx_qnext.blobs import Blob
 from mlx_qnext.errors import UnsupportedModelError
 
 # What a model consists of, and nothing that runs. Folders inside a repository hold other formats.
-WANTED = ["*.safetensors", "*.json", "*.jinja", "merges.txt"]
+WANTED = ["*.safetensors", "*.json", "*.jinja", "merges.txt", "LICENSE"]
 UNWANTED = ["*/*"]
 
 _DIGEST = re.compile(r"[0-9a-f]{64}|[0-9a-f]{40}")

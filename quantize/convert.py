@@ -63,7 +63,7 @@ def convert(plan: Plan, source: Source, workspace: Workspace, on_step: OnStep) -
     Raises:
         CheckpointError, HubError, OutputError: as its parts; what is done stays recorded.
     """
-    done = workspace.begin(plan.fingerprint)
+    done = workspace.begin(plan.fingerprint, plan.files)
     with writing(workspace.result), OutputWriter(workspace.result, plan.files) as writer:
         _Conversion(plan, source, workspace, writer, on_step, done).run()
     return _by_module(plan, done)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from itertools import groupby
 from math import isfinite
 from pathlib import Path
@@ -31,9 +31,6 @@ OnProgress = Callable[[int, int], None]
 
 # Documents of equal length pass a layer together, so that an expert's weights are read once for many tokens.
 _BATCH_TOKENS = 2048
-
-# These may differ between a source and what was made of it: they change no weight's meaning.
-NOT_ARCHITECTURE = frozenset({"eos_token_ids", "max_position_embeddings", "rope_scaling"})
 
 
 @dataclass(frozen=True)
@@ -250,10 +247,9 @@ def _batch(pairs: Sequence[tuple[Sequence[int], int]]) -> _Batch:
 
 
 def _check_alike(first: ModelConfig, second: ModelConfig, source: Path, quantised: Path) -> None:
-    for name in (field.name for field in fields(ModelConfig) if field.name not in NOT_ARCHITECTURE):
-        one, other = getattr(first, name), getattr(second, name)
-        if one != other:
-            raise UsageError(
-                f"{source} has {name} = {one} and {quantised} has {other}, expected one model: name the checkpoint that was "
-                "quantised."
-            )
+    name = first.first_difference(second)
+    if name is not None:
+        raise UsageError(
+            f"{source} has {name} = {getattr(first, name)} and {quantised} has {getattr(second, name)}, expected one model: "
+            "name the checkpoint that was quantised."
+        )

@@ -74,15 +74,15 @@ class Job:
         Raises:
             CheckpointError, HubError: as the source gives them. OutputError: the disk refused.
         """
-        self.workspace.check_room(self.room_bytes - self.plan.output_bytes, self.plan.files)
+        self.workspace.check_room(self._beside_bytes, self.plan.files)
         losses = convert(self.plan, self.source, self.workspace, listeners.on_step)
         result = self.workspace.result
         with writing(self.workspace.dest):
             if self.target:
-                link_weights(self.target.folder, result)
+                link_weights(self.target, result)
             complete(result, self.plan, (self.target or self.source.checkpoint).folder)
-            quality = self._evaluate(documents, listeners)
-            facts = self._facts(losses, quality)
+        facts = self._facts(losses, self._evaluate(documents, listeners))
+        with writing(self.workspace.dest):
             sign(result, facts, listeners.on_signed)
         self.workspace.finish()
         return facts
@@ -90,8 +90,13 @@ class Job:
     @property
     def room_bytes(self) -> int:
         """What result and source files take on the disk at once."""
+        return self.plan.output_bytes + self._beside_bytes
+
+    @property
+    def _beside_bytes(self) -> int:
+        """The part of it that the plan does not make."""
         copied_bytes = 0 if self._links else sum(tensor.nbytes for tensor in self._target_tensors)
-        return self.plan.output_bytes + copied_bytes + self.source.room_bytes(self.files())
+        return copied_bytes + self.source.room_bytes(self.files())
 
     @property
     def _target_tensors(self) -> Collection[TensorInfo]:
@@ -170,7 +175,8 @@ def prepare(
             UnsupportedModelError: the source cannot be used.
     """
     workspace = Workspace(dest)
-    check_apart(source, dest)
+    for read in (source, mtp_from or source):
+        check_apart(read, dest)
     with workspace.locked():
         target = open_target(source, on_download) if mtp_from is not None else None
         opened = open_source(mtp_from or source, workspace.shards, keep_shards=keep_shards)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import fields
 from pathlib import Path
 
 from mlx_qnext.checkpoint import Checkpoint
@@ -12,7 +11,6 @@ from mlx_qnext.errors import UnsupportedModelError, UsageError
 from mlx_qnext.hub import Repository, locate, resolve
 from mlx_qnext.json_fields import shown
 from mlx_qnext.remote import RemoteCheckpoint
-from quantize.evaluate import NOT_ARCHITECTURE
 from quantize.recipe import Recipe
 from quantize.source import FolderSource, HubSource, Source
 
@@ -92,12 +90,12 @@ def check_head(donor: Checkpoint, target: Checkpoint, name: str) -> None:
             f"{name} is quantised already: name the model as its publisher stores it."
         )
     theirs, ours = ModelConfig.from_dict(donor.config), ModelConfig.from_dict(target.config)
-    for field in fields(ModelConfig):
-        if field.name not in NOT_ARCHITECTURE and getattr(theirs, field.name) != getattr(ours, field.name):
-            raise UsageError(
-                f"{name} has {field.name} = {getattr(theirs, field.name)}, and {target.folder} has "
-                f"{getattr(ours, field.name)}: the head of another model does not fit."
-            )
+    differs = theirs.first_difference(ours)
+    if differs is not None:
+        raise UsageError(
+            f"{name} has {differs} = {getattr(theirs, differs)}, and {target.folder} has {getattr(ours, differs)}: "
+            "the head of another model does not fit."
+        )
 
 
 def check_apart(source: str, dest: Path) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from math import isfinite, prod
+from math import isfinite
 from pathlib import Path
 
 import numpy as np
@@ -34,8 +34,7 @@ def convert_piece(piece: Piece, path: Path, read_scale: ReadScale, writer: Outpu
         CheckpointError: a weight is NaN or infinite, or the file cannot be read.
     """
     tensor = piece.placement.source
-    row_bytes = piece.columns * tensor.nbytes // max(prod(tensor.shape), 1)
-    content = read_bytes(path, tensor, piece.first_row * row_bytes, piece.rows * row_bytes)
+    content = read_bytes(path, tensor, piece.first_row * piece.row_bytes, piece.source_bytes)
     if piece.precision is None:
         rows = _kept(piece, content, _values(piece, content, read_scale))
         _write(writer, piece.target, piece.target_row, rows)

@@ -10,6 +10,7 @@ import hashlib
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import groupby
 from math import prod
 from pathlib import Path
 from typing import Any
@@ -54,10 +55,15 @@ class Piece:
     precision: Precision | None
 
     @property
+    def row_bytes(self) -> int:
+        """Bytes of one row of the source."""
+        tensor = self.placement.source
+        return self.columns * tensor.nbytes // max(prod(tensor.shape), 1)
+
+    @property
     def source_bytes(self) -> int:
         """Bytes read."""
-        tensor = self.placement.source
-        return self.rows * self.columns * tensor.nbytes // max(prod(tensor.shape), 1)
+        return self.rows * self.row_bytes
 
 
 @dataclass(frozen=True)
@@ -88,16 +94,9 @@ class Plan:
 
     def by_source_file(self) -> Iterator[tuple[str, list[int]]]:
         """Each file of the source with the numbers of its pieces, in order."""
-        current, numbers = "", []
-        for number, piece in enumerate(self.pieces):
-            name = piece.placement.source.file.name
-            if name != current and numbers:
-                yield current, numbers
-                numbers = []
-            current = name
-            numbers.append(number)
-        if numbers:
-            yield current, numbers
+        numbers = range(len(self.pieces))
+        for name, group in groupby(numbers, key=lambda n: self.pieces[n].placement.source.file.name):
+            yield name, list(group)
 
 
 def make_plan(checkpoint: Checkpoint, recipe: Recipe, source: Mapping[str, object]) -> Plan:

@@ -32,10 +32,10 @@ COPIED = (
 )
 
 
-def link_weights(source: Path, folder: Path) -> None:
+def link_weights(source: Checkpoint, folder: Path) -> None:
     """The weight files of `source` and their index are in `folder` too: as links, which take no room, or as copies where the
     two are on different disks."""
-    for path in [*source.glob("*.safetensors"), *source.glob(INDEX_FILE)]:
+    for path in [*(source.folder / name for name in source.metadata), *source.folder.glob(INDEX_FILE)]:
         dest = folder / path.name
         dest.unlink(missing_ok=True)
         try:

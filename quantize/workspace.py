@@ -52,11 +52,13 @@ class Workspace:
         """The folder exists and no other process works in it; it goes again where nothing was begun in it.
 
         Raises:
-            UsageError: another process does, or the destination holds something. OutputError: it cannot be made.
+            UsageError: another process does, the destination holds something, or the folder holds what is not ours.
+            OutputError: it cannot be made.
         """
         self._check_dest()
         with writing(self.folder):
             self.folder.mkdir(parents=True, exist_ok=True)
+        self._check_folder()
         descriptor = os.open(self.folder, os.O_RDONLY)
         try:
             _lock(descriptor, self.folder)
@@ -85,30 +87,35 @@ class Workspace:
                 "some space, or name a folder on a larger disk."
             )
 
-    def begin(self, fingerprint: str) -> dict[int, Loss]:
-        """The pieces that are done already, by number; none for a conversion that begins now.
+    def begin(self, fingerprint: str, files: Iterable[OutputFile]) -> dict[int, Loss]:
+        """The pieces that are in the result's `files` already, by number; none for a conversion that begins now.
 
         Raises:
-            UsageError: what lies here is another conversion's, or nobody's.
+            UsageError: what lies here is another conversion's, nobody's, or damaged.
         """
         journal = self.folder / JOURNAL
         if not journal.exists():
             if self.result.exists():
-                raise UsageError(
-                    f"{self.folder} is no unfinished conversion: remove it, or name another destination."
-                )
+                raise self._unusable("is no unfinished conversion")
             with replacing(journal) as fresh:
                 fresh.write_text(json.dumps({"plan": fingerprint}) + "\n", encoding="utf-8")
         with journal.open("rb") as file:
-            lines = [line for line in file if line.endswith(b"\n")]
-        if not lines or _parsed(lines[0]) != {"plan": fingerprint}:
-            raise UsageError(
-                f"{self.folder} is an unfinished conversion of another source or recipe: remove it, or name another "
-                "destination."
-            )
-        _cut(journal, sum(map(len, lines)))
+            first, *lines = [line for line in file if line.endswith(b"\n")] or [b""]
+        if _parsed(first) != {"plan": fingerprint}:
+            raise self._unusable("is an unfinished conversion of another source or recipe")
+        done = dict(map(_piece, lines))
+        if None in done or (done and not all(self._is_laid_out(file) for file in files)):
+            raise self._unusable("is an unfinished conversion that was damaged")
+        _cut(journal, sum(map(len, (first, *lines))))
         self.result.mkdir(exist_ok=True)
-        return {number: Loss(error, total) for number, error, total in map(json.loads, lines[1:])}
+        return {number: loss for number, loss in done.items() if number is not None}
+
+    def _is_laid_out(self, file: OutputFile) -> bool:
+        path = self.result / file.name
+        return path.is_file() and path.stat().st_size == file.nbytes
+
+    def _unusable(self, what: str) -> UsageError:
+        return UsageError(f"{self.folder} {what}: remove it, or name another destination.")
 
     def record(self, done: Iterable[tuple[int, Loss]]) -> None:
         """These pieces are in the result, whatever happens next."""
@@ -126,7 +133,7 @@ class Workspace:
         """
         with writing(self.dest):
             self.result.rename(self.dest)
-        shutil.rmtree(self.folder, ignore_errors=True)
+        self._remove()
 
     def _check_dest(self) -> None:
         if self.dest.is_dir() and not any(self.dest.iterdir()):
@@ -136,9 +143,17 @@ class Workspace:
                 f"{self.dest} exists and is not an empty folder: name a new one, or remove it first."
             )
 
+    def _check_folder(self) -> None:
+        ours = {JOURNAL, f"{JOURNAL}.new", self.result.name, self.shards.name}
+        if any(path.name not in ours for path in self.folder.iterdir()):
+            raise self._unusable("is no unfinished conversion")
+
     def _remove_unbegun(self) -> None:
         if self.folder.exists() and not (self.folder / JOURNAL).exists() and not self.result.exists():
-            shutil.rmtree(self.folder, ignore_errors=True)
+            self._remove()
+
+    def _remove(self) -> None:
+        shutil.rmtree(self.folder, ignore_errors=True)
 
 
 def _lock(descriptor: int, folder: Path) -> None:
@@ -153,6 +168,15 @@ def _parsed(line: bytes) -> object:
         return json.loads(line)
     except ValueError:
         return None
+
+
+def _piece(line: bytes) -> tuple[int | None, Loss]:
+    """A piece's number and loss; no number for a line that is none of ours."""
+    match _parsed(line):
+        case [int() as number, float() as error, float() as total]:
+            return number, Loss(error, total)
+        case _:
+            return None, Loss()
 
 
 def _cut(journal: Path, nbytes: int) -> None:

@@ -270,6 +270,13 @@ class TestAddedHead:
         quantize(quantised, tmp_path / "out", None, mtp_from=published)
         assert (tmp_path / "out" / "model.safetensors").samefile(quantised / "model.safetensors")
 
+    def test_a_file_that_is_none_of_the_models_stays_where_it_is(
+        self, quantised: Path, published: Path, tmp_path: Path
+    ) -> None:
+        (quantised / "notes.safetensors").write_bytes(b"no weights")
+        quantize(quantised, tmp_path / "out", None, mtp_from=published)
+        assert not (tmp_path / "out" / "notes.safetensors").exists()
+
     def test_a_recipe_of_its_own_holds_for_the_head(
         self, quantised: Path, published: Path, tmp_path: Path
     ) -> None:

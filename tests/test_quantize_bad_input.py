@@ -219,6 +219,13 @@ class TestAddedHead:
             lambda: quantize(target, tmp_path / "out", None, mtp_from=donor), UsageError, "num_experts = 8"
         )
 
+    def test_the_destination_is_not_inside_the_donor(self, tmp_path: Path) -> None:
+        target = write_mlx_checkpoint(tmp_path / "target")
+        donor = write_hf_checkpoint(tmp_path / "donor")
+        before = set(donor.iterdir())
+        refused(lambda: quantize(target, donor / "out", None, mtp_from=donor), UsageError, "is inside")
+        assert set(donor.iterdir()) == before
+
     def test_a_donor_that_is_quantised_gives_none(self, tmp_path: Path) -> None:
         target = write_mlx_checkpoint(tmp_path / "target")
         donor = write_mlx_checkpoint(tmp_path / "donor", mtp="beside")

@@ -33,6 +33,7 @@ def published(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = write_hf_checkpoint(tmp_path_factory.mktemp("published") / "model", shards=SHARDS)
     for file in ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja", "generation_config.json"):
         shutil.copy(embedded_model() / file, folder)
+    (folder / "LICENSE").write_text("Do as you like.")
     return folder
 
 
@@ -84,6 +85,7 @@ class TestStreaming:
     def test_it_is_the_model_that_a_folder_gives(self, server: FakeHub, converted: Path, out: Path) -> None:
         quantize(REPO, out, RECIPE)
         assert same_model(out, converted)
+        assert (out / "LICENSE").read_text() == "Do as you like."
         assert f"from {REPO} at {COMMIT[:12]}" in (out / "README.md").read_text()
 
     def test_two_shards_at_most_are_on_the_disk_and_none_at_the_end(

@@ -20,6 +20,7 @@ from mlx_qnext.errors import OutputError, QnextError, UsageError
 from quantize.loss import Loss
 from quantize.output_files import OutputWriter
 from quantize.piece import convert_piece
+from quantize.recipe import Recipe
 from quantize.recipe_file import find_recipe
 from quantize.workspace import Workspace
 
@@ -123,6 +124,7 @@ import quantize.convert as convert
 convert._TASK_BYTES = convert._RECORD_EVERY_BYTES = 1
 from pathlib import Path
 from quantize.job import Listeners, prepare
+from quantize.recipe import Recipe
 from quantize.recipe_file import find_recipe
 from quantize.workspace import Workspace
 
@@ -244,6 +246,38 @@ def test_a_folder_of_that_name_that_is_somebody_elses_is_left_alone(published: P
     with pytest.raises(UsageError, match="no unfinished conversion"):
         quantize(published, tmp_path / "out", RECIPE)
     assert (tmp_path / "out.incomplete" / "result" / "thesis.txt").read_text() == "mine"
+
+
+@pytest.mark.parametrize("recipe", [RECIPE, find_recipe("4bit").with_group_size(128)], ids=["fits", "unfit"])
+def test_a_folder_of_that_name_loses_nothing_of_its_owners(
+    recipe: Recipe, published: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "out.incomplete").mkdir()
+    (tmp_path / "out.incomplete" / "thesis.txt").write_text("mine")
+    with pytest.raises(UsageError, match="no unfinished conversion"):
+        quantize(published, tmp_path / "out", recipe)
+    assert (tmp_path / "out.incomplete" / "thesis.txt").read_text() == "mine"
+
+
+@pytest.mark.parametrize("name", ["", "model.safetensors"])
+def test_a_journal_whose_files_are_gone_is_not_believed(
+    name: str, published: Path, unfinished: Path, tmp_path: Path
+) -> None:
+    result = unfinished.parent / "result"
+    (result / name).unlink() if name else shutil.rmtree(result)
+    with pytest.raises(UsageError, match="was damaged"):
+        quantize(published, tmp_path / "out", RECIPE)
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("line", [b"\0\0\0\n", b"[1]\n", b'["1", 0.0, 0.0]\n'])
+def test_a_journal_with_a_line_that_is_none_is_not_believed(
+    line: bytes, published: Path, unfinished: Path, tmp_path: Path
+) -> None:
+    with unfinished.open("ab") as file:
+        file.write(line)
+    with pytest.raises(UsageError, match="was damaged"):
+        quantize(published, tmp_path / "out", RECIPE)
 
 
 def test_two_at_once_do_not_share_a_destination(published: Path, tmp_path: Path) -> None:
