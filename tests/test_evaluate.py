@@ -5,7 +5,6 @@ from __future__ import annotations
 import gc
 import json
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -30,15 +29,6 @@ from quantize.evaluate import Quality, evaluate
 DOCUMENTS = [
     [(7 * n + n * n + seed) % 96 for n in range(length)] for seed, length in enumerate((19, 2, 40, 1, 19, 3))
 ]
-
-
-@pytest.fixture(autouse=True)
-def on_the_cpu() -> Iterator[None]:
-    """There the engine computes in fp32."""
-    device = mx.default_device()
-    mx.set_default_device(mx.cpu)
-    yield
-    mx.set_default_device(device)
 
 
 @pytest.fixture(scope="module")

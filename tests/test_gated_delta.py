@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import mlx.core as mx
 import numpy as np
@@ -19,15 +19,6 @@ LENGTHS = [1, 2, 3, 15, 16, 17, 63, 64, 65, 75, 130, 500]
 FORMS = {"recurrent": recurrent, "chunked": chunked, "gated_delta": gated_delta}
 each_form = pytest.mark.parametrize("form", FORMS.values(), ids=FORMS.keys())
 Form = Callable[..., tuple[mx.array, mx.array]]
-
-
-@pytest.fixture(autouse=True, scope="module")
-def on_the_cpu() -> Iterator[None]:
-    """There the chunked form is the one in use, and the tolerances are those of fp32."""
-    device = mx.default_device()
-    mx.set_default_device(mx.cpu)
-    yield
-    mx.set_default_device(device)
 
 
 def run(form: Form, inputs: Inputs, mask: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:

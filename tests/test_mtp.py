@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator
 
 import mlx.core as mx
 import numpy as np
@@ -17,15 +16,6 @@ WITHOUT_MTP = [case for case in all_cases() if not case.mtp]
 SEQUENCES = [pytest.param(c, n, id=f"{c.name}-{n}") for c in WITH_MTP for n in c.lengths if n > 1]
 each_case = pytest.mark.parametrize("case", WITH_MTP, ids=lambda case: case.name)
 each_sequence = pytest.mark.parametrize(("case", "length"), SEQUENCES)
-
-
-@pytest.fixture(autouse=True)
-def on_the_cpu() -> Iterator[None]:
-    """There the engine computes in fp32, as the goldens were."""
-    device = mx.default_device()
-    mx.set_default_device(mx.cpu)
-    yield
-    mx.set_default_device(device)
 
 
 @each_sequence

@@ -19,15 +19,6 @@ each_case = pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
 each_sequence = pytest.mark.parametrize(("case", "length"), SEQUENCES)
 
 
-@pytest.fixture(autouse=True)
-def on_the_cpu() -> Iterator[None]:
-    """There the engine computes in fp32, as the goldens were."""
-    device = mx.default_device()
-    mx.set_default_device(mx.cpu)
-    yield
-    mx.set_default_device(device)
-
-
 @each_case
 def test_vectors_are_those_the_manifest_describes(case: ParityCase) -> None:
     on_disk = {p.relative_to(FOLDER).as_posix() for p in (FOLDER / case.name).rglob("*") if p.is_file()}
