@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from cli import terminal
-from cli.views.conversion import ConversionView, outcome, outline
 from cli.views.progress import Progress
 from mlx_qnext.errors import INTERRUPTED_EXIT_CODE, UsageError
 
@@ -61,6 +60,8 @@ def quantize(
 ) -> None:
     """Make local weights from SOURCE in DEST. Stopped at any moment, the same command goes on."""
     chosen = _recipe(recipe, bits, group_size, optional=mtp_from is not None)
+    # Kept out of other commands' start-up, as everything that quantises.
+    from cli.views.conversion import outcome, outline
     from quantize.documents import DEFAULT_TEXT
     from quantize.job import prepare
 
@@ -109,6 +110,7 @@ def _recipe(name: str | None, bits: int | None, group_size: int | None, *, optio
 
 def _run(job: Job, documents: list[list[int]] | None, err: Console) -> Facts:
     """The job, with a view of each of its parts."""
+    from cli.views.conversion import ConversionView
     from quantize.job import Listeners
 
     with (

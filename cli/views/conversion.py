@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from time import monotonic
-from types import TracebackType
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING
 
 from rich.console import Console, Group, RenderableType
 from rich.progress import BarColumn, DownloadColumn, TextColumn, TimeRemainingColumn, TransferSpeedColumn
@@ -15,14 +14,13 @@ from rich.table import Column, Table
 from rich.text import Text
 
 from cli.views.inspection import size
+from cli.views.progress import TransientBar, tenths
 from cli.views.stats import seconds
 from quantize.loss import Loss, by_part, worst
 
 if TYPE_CHECKING:
     from quantize.convert import Step
     from quantize.facts import Facts
-
-_PLAIN_EVERY_PERCENT = 10
 
 
 def outline(facts: Facts, source_bytes: int, room_bytes: int) -> RenderableType:
@@ -90,28 +88,14 @@ def _percent(loss: Loss) -> str:
     return f"{100 * loss.relative:.3f} %"
 
 
-class ConversionView:
+class ConversionView(TransientBar):
     """Told each step: a bar with rate, time left and tensor on a terminal, a plain line at every tenth elsewhere."""
 
     def __init__(self, console: Console, clock: Callable[[], float] = monotonic) -> None:
+        super().__init__()
         self._console, self._clock = console, clock
         self._start: tuple[float, int] | None = None
         self._last_tenth = 0
-        self._bar: RichProgress | None = None
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
-
-    def close(self) -> None:
-        """Remove the bar."""
-        if self._bar is not None:
-            self._bar.stop()
-            self._bar = None
 
     def update(self, step: Step) -> None:
         """The work is so far."""
@@ -150,10 +134,10 @@ class ConversionView:
         missing_bytes = step.total_bytes - step.work_bytes
         left = f", {seconds(missing_bytes / rate)} left" if rate and missing_bytes else ""
         return (
-            f"{_tenth(step) * _PLAIN_EVERY_PERCENT} %: {size(step.work_bytes)} of {size(step.total_bytes)}, "
+            f"{10 * _tenth(step)} %: {size(step.work_bytes)} of {size(step.total_bytes)}, "
             f"{size(int(rate))}/s{left}, {step.tensor}"
         )
 
 
 def _tenth(step: Step) -> int:
-    return 100 * step.work_bytes // max(step.total_bytes, 1) // _PLAIN_EVERY_PERCENT
+    return tenths(step.work_bytes, step.total_bytes)

@@ -14,10 +14,35 @@ from rich.table import Column
 
 # Shorter work shows nothing: a bar that flashes by tells nobody anything.
 _SHOW_AFTER_S = 1.0
-_PLAIN_EVERY_PERCENT = 10
 
 
-class Progress:
+class TransientBar:
+    """A view with a bar that leaves no trace once it is closed."""
+
+    def __init__(self) -> None:
+        self._bar: RichProgress | None = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Remove the bar."""
+        if self._bar is not None:
+            self._bar.stop()
+            self._bar = None
+
+
+def tenths(done: int, total: int) -> int:
+    """How many whole tenths are done: where no terminal shows a bar, a line is printed for each."""
+    return 10 * done // max(total, 1)
+
+
+class Progress(TransientBar):
     """Told how much of a total is done; silent where the work ends within a second.
 
     On a terminal it is a bar with the time left, from the rate measured, and leaves no trace. Elsewhere it is one plain line at
@@ -31,18 +56,10 @@ class Progress:
         unit: Literal["bytes", "count"],
         clock: Callable[[], float] = monotonic,
     ) -> None:
+        super().__init__()
         self._console, self._title, self._unit, self._clock = console, title, unit, clock
         self._start: float | None = None
-        self._bar: RichProgress | None = None
         self._last_tenth = 0
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
     def update(self, done: int, total: int) -> None:
         """`done` of `total` are done; the first call tells that the work began."""
@@ -54,12 +71,6 @@ class Progress:
             self._draw(done, total)
         else:
             self._print_tenth(done, total)
-
-    def close(self) -> None:
-        """Remove the bar."""
-        if self._bar is not None:
-            self._bar.stop()
-            self._bar = None
 
     def _draw(self, done: int, total: int) -> None:
         if self._bar is None:
@@ -74,7 +85,6 @@ class Progress:
         self._bar.update(self._bar.task_ids[0], completed=done, total=total)
 
     def _print_tenth(self, done: int, total: int) -> None:
-        tenth = 100 * done // max(total, 1) // _PLAIN_EVERY_PERCENT
-        if tenth > self._last_tenth:
-            self._last_tenth = tenth
-            self._console.print(f"{self._title}: {tenth * _PLAIN_EVERY_PERCENT} %")
+        if tenths(done, total) > self._last_tenth:
+            self._last_tenth = tenths(done, total)
+            self._console.print(f"{self._title}: {10 * self._last_tenth} %")
