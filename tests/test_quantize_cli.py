@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import signal
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -100,33 +99,35 @@ def test_what_was_not_made_here_cannot_be_verified(source: Path) -> None:
     assert "nothing to verify" in done.stderr
 
 
+INTERRUPTED = """
+import os, signal
+import cli.main, quantize.convert as c
+c._TASK_BYTES = c._RECORD_EVERY_BYTES = 1
+begin, convert, running, told = c._Conversion.__init__, c.convert_piece, [], []
+
+def beginning(self, *args):
+    running.append(self)
+    begin(self, *args)
+
+def interrupting(*args):
+    told.append(0)
+    if len(told) == 20:
+        os.kill(os.getpid(), signal.SIGINT)
+        running[0]._stopped.wait()
+    return convert(*args)
+
+c._Conversion.__init__, c.convert_piece = beginning, interrupting
+cli.main.main()
+"""
+
+
 def test_an_interrupt_says_how_to_go_on(bf16_checkpoint: Path, tmp_path: Path) -> None:
-    command = (
-        "import quantize.convert as c, cli.main\n"
-        "c._TASK_BYTES = c._RECORD_EVERY_BYTES = 1\n"
-        "convert, told = c.convert_piece, []\n"
-        "def slow(*a):\n"
-        "    print('piece', flush=True) if len(told) == 20 else None\n"
-        "    told.append(0)\n"
-        "    return convert(*a)\n"
-        "c.convert_piece = slow\n"
-        "cli.main.main()"
-    )
     arguments = ["quantize", str(bf16_checkpoint), str(tmp_path / "out"), "--bits", "8"]
-    with subprocess.Popen(
-        [sys.executable, "-c", command, *arguments],
-        cwd=ROOT,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    ) as process:
-        assert process.stdout is not None
-        for line in process.stdout:
-            if line.startswith("piece"):
-                process.send_signal(signal.SIGINT)
-                break
-        _, errors = process.communicate()
-    assert process.returncode == 130
-    assert "run the same command to go on" in errors
-    assert "Traceback" not in errors
+    done = subprocess.run(
+        [sys.executable, "-c", INTERRUPTED, *arguments], cwd=ROOT, capture_output=True, text=True
+    )
+    assert done.returncode == 130
+    assert "run the same command to go on" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert not (tmp_path / "out").exists()
     assert run(*arguments).returncode == 0

@@ -6,7 +6,6 @@ import errno
 import os
 import random
 import shutil
-import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -124,27 +123,27 @@ import quantize.convert as convert
 convert._TASK_BYTES = convert._RECORD_EVERY_BYTES = 1
 from pathlib import Path
 from quantize.job import Listeners, prepare
-from quantize.recipe import Recipe
 from quantize.recipe_file import find_recipe
-from quantize.workspace import Workspace
 
-def tell(step):
-    print(step.done_bytes, flush=True)
+def wait_for_the_end(step):
+    if step.done_bytes and step.done_bytes >= float(sys.argv[3]) * step.total_bytes:
+        print("so far", flush=True)
+        sys.stdin.read()
 
 with prepare(sys.argv[1], Path(sys.argv[2]), find_recipe("4bit").with_group_size(32)) as job:
-    job.run(None, Listeners(on_step=tell))
+    job.run(None, Listeners(on_step=wait_for_the_end))
 """
 
 
-def _run_and_kill(source: Path, dest: Path, after_steps: int) -> None:
-    """Start a conversion in a process of its own and kill it once it told so many steps; it may have ended by then."""
-    command = [sys.executable, "-c", COMMAND, str(source), str(dest)]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, cwd=Path(__file__).parent.parent) as process:
+def _run_and_kill(source: Path, dest: Path, after: float) -> bool:
+    """Kill a conversion in a process of its own once this share of its work is done; `False` where no work was left."""
+    command = [sys.executable, "-c", COMMAND, str(source), str(dest), str(after)]
+    root = Path(__file__).parent.parent
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, cwd=root) as process:
         assert process.stdout is not None
-        for count, _ in enumerate(process.stdout, 1):
-            if count >= after_steps:
-                break
-        os.kill(process.pid, signal.SIGKILL)
+        working = process.stdout.readline() == b"so far\n"
+        process.kill()
+    return working
 
 
 @pytest.mark.slow
@@ -152,11 +151,11 @@ def test_killed_again_and_again_at_random_points_it_ends_in_the_same_bytes(
     published: Path, converted: dict[str, bytes], tmp_path: Path
 ) -> None:
     dest, draw = tmp_path / "out", random.Random(0)
-    for _ in range(12):
-        _run_and_kill(published, dest, after_steps=draw.randint(1, 12))
-        if dest.exists():
+    for share in sorted(draw.random() for _ in range(12)):
+        if not _run_and_kill(published, dest, share):
             break
-        assert not (tmp_path / "out" / "config.json").exists()
+        assert not dest.exists()
+        assert not (Workspace(dest).result / "config.json").exists()
     if not dest.exists():
         quantize(published, dest, RECIPE)
     assert contents(dest) == converted
@@ -165,7 +164,7 @@ def test_killed_again_and_again_at_random_points_it_ends_in_the_same_bytes(
 def test_killed_once_it_ends_in_the_same_bytes(
     published: Path, converted: dict[str, bytes], tmp_path: Path
 ) -> None:
-    _run_and_kill(published, tmp_path / "out", after_steps=5)
+    assert _run_and_kill(published, tmp_path / "out", after=0.1)
     assert (tmp_path / "out.incomplete" / "journal.jsonl").exists()
     quantize(published, tmp_path / "out", RECIPE)
     assert contents(tmp_path / "out") == converted
