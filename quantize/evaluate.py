@@ -159,7 +159,7 @@ def _pass(layer: AttentionLayer | RecurrentLayer, hidden: list[mx.array]) -> lis
 
 def _through(layer: AttentionLayer | RecurrentLayer, x: mx.array) -> mx.array:
     if isinstance(layer, RecurrentLayer):
-        return layer(x, layer.mixer.empty_state(x.shape[0], x.dtype))[0]
+        return layer.feed(layer.mix(x, layer.mixer.empty_state(x.shape[0], x.dtype))[0])
     return layer(x, create_attention_mask(x, None), None)
 
 

@@ -113,22 +113,22 @@ def test_every_layer_is_three_products_for_its_experts_and_two_for_its_mixer(mod
 def test_compiled_stretches_leave_far_fewer_kernels_than_the_plain_graph(
     model: Model, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from mlx_qnext.model import trunk
+    from mlx_qnext.model import stretch
     from mlx_qnext.ops.device import Backend
 
     plain = sum(step_kernels(model).values())
     cache = filled_cache(model)
-    monkeypatch.setattr(trunk, "backend", lambda: Backend.CUDA)
+    monkeypatch.setattr(stretch, "backend", lambda: Backend.CUDA)
     assert sum(kernels(model(mx.array([[4]]), cache)).values()) < 0.75 * plain
 
 
 def test_verifying_five_tokens_takes_hardly_more_kernels_than_two(
     model: Model, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from mlx_qnext.model import trunk
+    from mlx_qnext.model import stretch
     from mlx_qnext.ops.device import Backend
 
-    monkeypatch.setattr(trunk, "backend", lambda: Backend.CUDA)
+    monkeypatch.setattr(stretch, "backend", lambda: Backend.CUDA)
     counts = []
     for tokens in (2, 5):
         hidden, _ = model.verify(mx.array([[4] * tokens]), filled_cache(model))

@@ -27,17 +27,14 @@ class Drafter:
         self._memory.follow(states)
 
     def catch_up(self) -> None:
-        """Pair every waiting state whose next token is on the timeline.
-
-        The head's output is not read, and MLX computes nothing that is not: over a prompt only keys and values remain.
-        """
+        """Pair every waiting state whose next token is on the timeline: over a prompt only keys and values are computed."""
         states = self._memory.take()
         known = states.shape[1] - 1
         # Contiguous, so that one waiting state does not keep a prompt's worth of them alive.
         self._memory.follow(mx.contiguous(states[:, known:]))
         if known:
             tokens = mx.array([self._next_tokens(known)])
-            self._head(states[:, :known], tokens, self._memory.kv)
+            self._head.read(states[:, :known], tokens, self._memory.kv)
 
     def draft(self, token: mx.array, depth: int, sampler: Sampler) -> Draft:
         """`depth` tokens that may follow `token`, the scalar that comes after the timeline; unevaluated.

@@ -1,7 +1,7 @@
 """A decoder layer: mixer, then feed-forward, each behind its norm and added to the residual stream.
 
-Both kinds of layer are cut where the cache is touched: what remains between two caches of keys and values is a pure function,
-which the trunk compiles whole.
+Both halves are cut where something impure may happen: the mixer of an attention layer at its cache, a mixture of experts where
+the experts are fetched. What remains between two cuts is a pure function, which the trunk compiles whole.
 """
 
 from __future__ import annotations
@@ -26,9 +26,8 @@ class _Layer(nn.Module):
         self.input_norm, self.mixer = input_norm, mixer
         self.post_norm, self.feed_forward = post_norm, feed_forward
 
-    def _add(self, x: mx.array, mixed: mx.array) -> mx.array:
-        """The mixer's output joins the residual stream, then the feed-forward's."""
-        x = x + mixed
+    def feed(self, x: mx.array) -> mx.array:
+        """The layer's second half: the feed-forward's output joins the residual stream."""
         return x + self.feed_forward(self.post_norm(x))
 
 
@@ -37,17 +36,17 @@ class RecurrentLayer(_Layer):
 
     mixer: GatedDeltaNet
 
-    def __call__(
+    def mix(
         self, x: mx.array, past: RecurrentState, mask: mx.array | None = None
     ) -> tuple[mx.array, RecurrentState]:
-        """`[B, T, hidden] → [B, T, hidden]` and the state after it."""
+        """The layer's first half, `[B, T, hidden] → [B, T, hidden]`, and the state after it."""
         mixed, state = self.mixer(self.input_norm(x), past, mask)
-        return self._add(x, mixed), state
+        return x + mixed, state
 
     def verify(self, x: mx.array, past: RecurrentState) -> tuple[mx.array, Recorded]:
         """The same output, and what gives the state after any prefix of the tokens."""
         mixed, recorded = self.mixer.verify(self.input_norm(x), past)
-        return self._add(x, mixed), recorded
+        return x + mixed, recorded
 
 
 class AttentionLayer(_Layer):
@@ -57,13 +56,17 @@ class AttentionLayer(_Layer):
 
     def __call__(self, x: mx.array, mask: mx.array | str | None, cache: KVCache | None) -> mx.array:
         """`[B, T, hidden] → [B, T, hidden]`; keys and values are appended to the cache."""
-        projected = self.before(x)
-        return self.after(x, self.mixer.attend(projected, mask, cache), projected.gate)
+        return self.feed(self.mix(x, mask, cache))
 
-    def before(self, x: mx.array) -> Projected:
-        """What happens before the cache."""
+    def mix(self, x: mx.array, mask: mx.array | str | None, cache: KVCache | None) -> mx.array:
+        """The layer's first half; keys and values are appended to the cache."""
+        projected = self.project(x)
+        return self.join(x, self.mixer.attend(projected, mask, cache), projected.gate)
+
+    def project(self, x: mx.array) -> Projected:
+        """What of the first half happens before the cache."""
         return self.mixer.project(self.input_norm(x))
 
-    def after(self, x: mx.array, attended: mx.array, gate: mx.array) -> mx.array:
-        """What happens after it, to the end of the layer."""
-        return self._add(x, self.mixer.output(attended, gate))
+    def join(self, x: mx.array, attended: mx.array, gate: mx.array) -> mx.array:
+        """What of it happens after the cache."""
+        return x + self.mixer.output(attended, gate)

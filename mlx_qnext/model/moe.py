@@ -6,6 +6,8 @@ feed-forward is three products (router, gate and up, down).
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import mlx.core as mx
 from mlx import nn
 
@@ -40,6 +42,11 @@ class Experts(nn.Module):
         self.gate_up = [ExpertLinear(part) for part in parts]
         self.down = ExpertLinear(down)
 
+    @property
+    def complete(self) -> bool:
+        """Whether every expert is in memory, so that visiting them is a pure function."""
+        return True
+
     def __call__(self, x: mx.array, experts: mx.array) -> mx.array:
         """`x` `[B, T, D]`, `experts` `[B, T, K]` → each visit's output `[B, T, K, D]`."""
         B, T, K = experts.shape
@@ -55,6 +62,22 @@ class Experts(nn.Module):
         halves = [part(x, experts, in_order=in_order) for part in self.gate_up]
         gate, up = mx.split(halves[0], 2, axis=-1) if len(halves) == 1 else halves
         return self.down(swiglu(gate, up), experts, in_order=in_order)
+
+
+class Routed(NamedTuple):
+    """What a router decided.
+
+    Attributes:
+        x: its input, `[B, T, D]`.
+        experts: that each token visits, `[B, T, K]`; the shared one too, as the last, where it stands in the stack.
+        weights: of the visits' outputs, `[B, T, K]` in fp32.
+        shared_logit: of the shared expert's gate, `[B, T, 1]`.
+    """
+
+    x: mx.array
+    experts: mx.array
+    weights: mx.array
+    shared_logit: mx.array
 
 
 class SparseMoe(nn.Module):
@@ -87,18 +110,27 @@ class SparseMoe(nn.Module):
 
     def __call__(self, x: mx.array) -> mx.array:
         """`[B, T, D] → [B, T, D]`."""
-        logits = self.router(x)
-        experts, weights = self._route(logits[..., : self.num_experts].astype(mx.float32))
-        shared_logit = logits[..., self.num_experts :]
-        if self.shared is not None:
-            y = weighted(self.experts(x, experts), weights).sum(axis=-2).astype(x.dtype)
-            return y + gated(self.shared(x), shared_logit)
-        shared_id = mx.full((*experts.shape[:-1], 1), self.num_experts, dtype=experts.dtype)
-        experts = mx.concatenate([experts, shared_id], axis=-1)
-        weights = mx.concatenate([weights, mx.sigmoid(shared_logit.astype(mx.float32))], axis=-1)
-        return weighted(self.experts(x, experts), weights).sum(axis=-2).astype(x.dtype)
+        routed = self.route(x)
+        return self.combine(self.experts(x, routed.experts), routed)
 
-    def _route(self, logits: mx.array) -> tuple[mx.array, mx.array]:
+    def route(self, x: mx.array) -> Routed:
+        """Which experts `x` `[B, T, D]` visits; a pure function."""
+        logits = self.router(x)
+        experts, weights = self._choose(logits[..., : self.num_experts].astype(mx.float32))
+        shared_logit = logits[..., self.num_experts :]
+        if self.shared is None:
+            shared_id = mx.full((*experts.shape[:-1], 1), self.num_experts, dtype=experts.dtype)
+            experts = mx.concatenate([experts, shared_id], axis=-1)
+            weights = mx.concatenate([weights, mx.sigmoid(shared_logit.astype(mx.float32))], axis=-1)
+        return Routed(x, experts, weights, shared_logit)
+
+    def combine(self, visits: mx.array, routed: Routed) -> mx.array:
+        """The output `[B, T, D]` from each visit's output `[B, T, K, D]`; a pure function."""
+        x = routed.x
+        y = weighted(visits, routed.weights).sum(axis=-2).astype(x.dtype)
+        return y if self.shared is None else y + gated(self.shared(x), routed.shared_logit)
+
+    def _choose(self, logits: mx.array) -> tuple[mx.array, mx.array]:
         """The `top_k` experts of each token and their softmax weights, `[B, T, K]`, in no particular order.
 
         Softmax over the chosen logits is softmax over all of them, rescaled to sum to 1.

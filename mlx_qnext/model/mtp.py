@@ -46,10 +46,15 @@ class MtpHead(nn.Module):
     def last(self, hidden: mx.array, tokens: mx.array, cache: KVCache) -> mx.array:
         """The last position's state `[B, 1, hidden]` of the same call; the others leave keys and values and visit no expert."""
         x = self._joined(hidden, tokens)
-        projected = self.layer.before(x)
+        projected = self.layer.project(x)
         asked = projected._replace(q=projected.q[:, -1:], gate=projected.gate[:, -1:])
         attended = self.layer.mixer.attend(asked, None, cache)
-        return self.norm(self.layer.after(x[:, -1:], attended, asked.gate))
+        return self.norm(self.layer.feed(self.layer.join(x[:, -1:], attended, asked.gate)))
+
+    def read(self, hidden: mx.array, tokens: mx.array, cache: KVCache) -> None:
+        """Leave the keys and values of the same call, and compute nothing else of it."""
+        x = self._joined(hidden, tokens)
+        self.layer.mixer.attend(self.layer.project(x), create_attention_mask(x, cache), cache)
 
     def _joined(self, hidden: mx.array, tokens: mx.array) -> mx.array:
         embedded = self.pre_fc_norm_embedding(self._embed_tokens(tokens))
