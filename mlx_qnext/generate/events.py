@@ -1,6 +1,6 @@
 """What a running generation tells its front ends: plain scalars and text, never an array.
 
-A stream is any number of `PrefillProgress`, `TokensEmitted` and `Notice`, then exactly one `Finished`.
+A stream is any number of `PrefillProgress`, `TokensEmitted`, `ExpertActivity` and `Notice`, then exactly one `Finished`.
 """
 
 from __future__ import annotations
@@ -62,6 +62,51 @@ class MtpStats:
 
 
 @dataclass(frozen=True)
+class ExpertStats:
+    """Where the experts that one request used came from.
+
+    Attributes:
+        hits, misses: distinct experts of a layer's visit that were in the layer's pool, and that had to be read.
+        read_bytes: bytes of experts read from the checkpoint, as they are stored there.
+        evicted: experts whose slot was given to another one.
+        resident_bytes, total_bytes: experts in memory now, and all that the model has, as they are held in memory.
+    """
+
+    hits: int
+    misses: int
+    read_bytes: int
+    evicted: int
+    resident_bytes: int
+    total_bytes: int
+
+    @property
+    def hit_rate(self) -> float:
+        """The share of visits' experts that were in memory; 1 where none was asked for."""
+        asked = self.hits + self.misses
+        return self.hits / asked if asked else 1.0
+
+    @property
+    def resident_share(self) -> float:
+        """The share of all experts, by their bytes, that is in memory; 1 where the model has none."""
+        return self.resident_bytes / self.total_bytes if self.total_bytes else 1.0
+
+
+@dataclass(frozen=True)
+class ExpertActivity:
+    """Experts were read: the request's figures so far. Comes after the prompt, and after groups of tokens."""
+
+    stats: ExpertStats
+
+
+@dataclass(frozen=True)
+class MemoryStats:
+    """Memory as it was planned before the model was loaded, and the most that the process has held since it began."""
+
+    planned_bytes: int
+    peak_bytes: int
+
+
+@dataclass(frozen=True)
 class GenerationStats:
     """Counts and speeds of one answer.
 
@@ -73,6 +118,8 @@ class GenerationStats:
         prefill_tps: uncached prompt tokens per second of prefill.
         decode_tps: sampled tokens after the first, per second after the first; 0 when there is one token or none.
         mtp: of the drafts; `None` where nothing drafted.
+        experts: of the experts' reading; `None` where all were loaded before the first request.
+        memory: planned and used; `None` where nothing was planned.
     """
 
     prompt_tokens: int
@@ -82,6 +129,8 @@ class GenerationStats:
     prefill_tps: float
     decode_tps: float
     mtp: MtpStats | None = None
+    experts: ExpertStats | None = None
+    memory: MemoryStats | None = None
 
 
 @dataclass(frozen=True)
@@ -99,4 +148,4 @@ class Finished:
     stats: GenerationStats
 
 
-Event: TypeAlias = PrefillProgress | TokensEmitted | Notice | Finished
+Event: TypeAlias = PrefillProgress | TokensEmitted | ExpertActivity | Notice | Finished
