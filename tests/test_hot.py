@@ -12,7 +12,7 @@ import mlx.core as mx
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from spoiling import overwrite, retensor
+from spoiling import describe, overwrite, retensor
 
 from mlx_qnext.checkpoint import Checkpoint
 from mlx_qnext.errors import CheckpointError
@@ -109,7 +109,7 @@ class TestBadInput:
         refuse(monkeypatch, "read_bytes")
         assert load_hot(KEY) == {}
 
-    @pytest.mark.parametrize("step", ["mkdir", "replace"])
+    @pytest.mark.parametrize("step", ["mkdir", "write_text", "replace"])
     def test_a_cache_that_cannot_be_written_keeps_what_was_there(
         self, step: str, cache: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
@@ -185,6 +185,12 @@ class TestKey:
     def test_tensors_of_other_shapes_have_another(self, model: Path) -> None:
         before = key_of(model)
         retensor(lambda tensors: tensors.update({"model.norm.weight": mx.ones(7)}))(model)
+        assert key_of(model) != before
+
+    def test_the_same_bytes_described_otherwise_have_another(self, model: Path) -> None:
+        before = key_of(model)
+        (size,) = Checkpoint.open(model).tensors["model.norm.weight"].shape
+        describe("model.norm.weight", shape=[1, size])(model)
         assert key_of(model) != before
 
     def test_other_weights_of_the_same_shapes_have_another(self, model: Path) -> None:

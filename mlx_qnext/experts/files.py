@@ -203,8 +203,6 @@ def _batch(pending: deque[memoryview]) -> list[memoryview]:
     for view in islice(pending, _MAX_BUFFERS):
         batch.append(view[:room])
         room -= len(batch[-1])
-        if not room:
-            break
     return batch
 
 

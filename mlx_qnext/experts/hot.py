@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import closing, suppress
 from hashlib import blake2b
 from pathlib import Path
-from tempfile import NamedTemporaryFile
+from tempfile import mkstemp
 from typing import TypeGuard
 
 from mlx_qnext.checkpoint import Checkpoint, TensorInfo
@@ -112,12 +112,13 @@ def _replace(file: Path, content: str) -> None:
     Raises:
         OSError: it cannot be written.
     """
-    with NamedTemporaryFile("w", dir=file.parent, prefix=".", delete=False, encoding="utf-8") as written:
-        try:
-            written.write(content)
-            written.flush()
-            Path(written.name).replace(file)
-        except BaseException:
-            with suppress(OSError):
-                Path(written.name).unlink()
-            raise
+    number, name = mkstemp(dir=file.parent, prefix=".")
+    os.close(number)
+    written = Path(name)
+    try:
+        written.write_text(content, encoding="utf-8")
+        written.replace(file)
+    except BaseException:
+        with suppress(OSError):
+            written.unlink()
+        raise
