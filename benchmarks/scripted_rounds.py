@@ -104,7 +104,8 @@ def _cell(rate: float, plain: float) -> str:
 def _tokens_per_second(model: Model, depth: int, chance: float) -> float:
     timeline = new_timeline(model)
     drafter = drafter_of(model, timeline)
-    *_, hidden = prefill(model, timeline, prompt_of(PROMPT, 1000), 0, drafter)
+    *_, read = prefill(model, timeline, prompt_of(PROMPT, 1000), 0, drafter)
+    hidden = read.hidden
     sampler = ForcedSampler(model.config.vocab_size, chance)
     groups = Speculation(model, timeline, sampler, drafter, FixedDepth(depth)).groups(hidden)
     for _ in range(WARM_UP):

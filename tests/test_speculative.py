@@ -143,7 +143,8 @@ def known(engine: Engine, request: pytest.FixtureRequest) -> Known:
     messages, thinking = request.param
     prompt = engine.tokenizer.prompt(messages, thinking=thinking).token_ids
     timeline = engine.session()._timeline
-    *_, hidden = prefill(engine.model, timeline, prompt, 0)
+    *_, read = prefill(engine.model, timeline, prompt, 0)
+    hidden = read.hidden
     sampler = Sampler(Sampling(0.0, 0, 1.0, 0.0, 1.0, 0.0), engine.config.vocab_size, [], 0)
     groups = decode(engine.model, timeline, hidden, sampler)
     return Known(messages, thinking, list(prompt), [next(groups)[0] for _ in range(60)])
@@ -283,7 +284,8 @@ def test_sampled_groups_of_the_trained_model_follow_plain_samplings_distribution
     assert model.mtp is not None
     assert timeline.cache.head is not None
     drafter = Drafter(model, model.mtp, timeline, timeline.cache.head)
-    *_, hidden = prefill(model, timeline, prompt, 0, drafter)
+    *_, read = prefill(model, timeline, prompt, 0, drafter)
+    hidden = read.hidden
     start = timeline.cache.snapshot()
     draws, counts = 500, Counter[tuple[int, ...]]()
     for seed in range(draws):

@@ -8,11 +8,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TypeAlias
 
 import mlx.core as mx
 
 from mlx_qnext.cache.head import HeadCache, HeadMark
 from mlx_qnext.mlx_lm_parts import ArraysCache, KVCache
+
+States: TypeAlias = tuple[tuple[mx.array | None, ...], ...]
+
+
+# Where the head has to begin again: what it holds may be of tokens that are forgotten.
+_NOWHERE = HeadMark(0, ())
 
 
 @dataclass(frozen=True)
@@ -24,7 +31,7 @@ class Snapshot:
     """
 
     position: int
-    states: tuple[tuple[mx.array | None, ...], ...]
+    states: States
     head: HeadMark | None
 
 
@@ -57,27 +64,27 @@ class HybridCache:
             self.head.shorten(tokens)
         self.position -= tokens
 
-    def snapshot(self) -> Snapshot:
-        """This position, to which `rewind` can return."""
+    def snapshot(self, states: States | None = None) -> Snapshot:
+        """This position, to which `rewind` can return; `states` are the recurrent layers' where they have already gone on."""
         head = self.head.mark() if self.head is not None and self.head_follows else None
-        return Snapshot(self.position, tuple(tuple(layer.cache) for layer in self._recurrent()), head)
+        held = tuple(tuple(layer.cache) for layer in self._recurrent()) if states is None else states
+        return Snapshot(self.position, held, head)
 
     def rewind(self, snapshot: Snapshot) -> None:
-        """Return to a snapshot of this timeline; what came after it is forgotten.
+        """Return to a snapshot of this timeline; what came after it is forgotten, a pass that broke off in some layer too.
 
         Raises:
             ValueError: the snapshot lies ahead of the cache.
         """
-        surplus = self.position - snapshot.position
-        if surplus < 0:
+        if snapshot.position > self.position:
             raise ValueError(f"cannot rewind from {self.position} forward to {snapshot.position}")
         for layer, state in zip(self._recurrent(), snapshot.states, strict=True):
             layer.cache = list(state)
         for layer in self.layers:
             if isinstance(layer, KVCache):
-                layer.trim(surplus)
-        if self.head is not None and snapshot.head is not None:
-            self.head.rewind(snapshot.head)
+                layer.trim(layer.offset - snapshot.position)
+        if self.head is not None:
+            self.head.rewind(snapshot.head or _NOWHERE)
         self.position = snapshot.position
 
     def arrays(self) -> list[mx.array]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Generator, Iterator
+from contextlib import closing
 from dataclasses import dataclass, replace
 
 import mlx.core as mx
@@ -40,6 +41,7 @@ class Run:
     sampler: Sampler
     cancelled: threading.Event
     watch: Stopwatch
+    span_tokens: int
     speculation: Speculation | None = None
     notices: tuple[str, ...] = ()
     cached_tokens: int = 0
@@ -47,9 +49,13 @@ class Run:
     def events(self) -> Iterator[Event]:
         """The request's events; between any two of them the timeline holds exactly what the model has run."""
         yield from (Notice(message) for message in self.notices)
-        hidden = yield from self._read()
-        if hidden is not None:
-            yield from self._say(hidden)
+        try:
+            hidden = yield from self._read()
+            if hidden is not None:
+                yield from self._say(hidden)
+        except (Exception, KeyboardInterrupt):
+            self.timeline.restore()
+            raise
         rest = self.answer.finish()
         if rest:
             yield TokensEmitted((), tuple(rest))
@@ -63,12 +69,16 @@ class Run:
         self.watch.prefill_starts()
         yield PrefillProgress(self.cached_tokens, len(tokens), self.cached_tokens)
         hidden: mx.array | None = None
-        for last in prefill(self.model, self.timeline, tokens, self.prompt.history_tokens, drafter):
-            hidden = last
-            self.watch.chunk_read()
-            yield PrefillProgress(self.timeline.cache.position, len(tokens), self.cached_tokens)
-            if self.cancelled.is_set():
-                return None
+        steps = prefill(
+            self.model, self.timeline, tokens, self.prompt.history_tokens, drafter, self.span_tokens
+        )
+        with closing(steps):
+            for step in steps:
+                hidden = step.hidden
+                self.watch.chunk_read()
+                yield PrefillProgress(step.done_tokens, len(tokens), self.cached_tokens)
+                if self.cancelled.is_set():
+                    return None
         return hidden
 
     def _say(self, hidden: mx.array) -> Iterator[Event]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from mlx_qnext.cache.hybrid import HybridCache, Snapshot
+from mlx_qnext.cache.hybrid import HybridCache, Snapshot, States
 from mlx_qnext.model.verification import Verification
 
 # Each one keeps a whole recurrent state alive, 77 MB in the 80B model.
@@ -56,11 +56,18 @@ class Timeline:
         del self.tokens[self.cache.position :]
         self._last = count, verification
 
-    def remember(self) -> None:
-        """Keep this position to come back to; the oldest one beyond a few is let go."""
+    def remember(self, states: States | None = None) -> None:
+        """Keep this position to come back to, with recurrent `states` that have already gone on; the oldest beyond a few is
+        let go."""
         self._last = None
         if all(s.position != self.cache.position for s in self._snapshots):
-            self._snapshots = [*self._snapshots, self.cache.snapshot()][-_MOST_SNAPSHOTS:]
+            self._snapshots = [*self._snapshots, self.cache.snapshot(states)][-_MOST_SNAPSHOTS:]
+
+    def restore(self) -> None:
+        """After a pass that broke off: go back to the last remembered position, where everything is whole."""
+        self._last = None
+        self.cache.rewind(self._snapshots[-1] if self._snapshots else self._start)
+        del self.tokens[self.cache.position :]
 
 
 def _shared_length(a: Sequence[int], b: Sequence[int]) -> int:

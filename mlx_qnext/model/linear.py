@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from math import prod
-from typing import Any
+from typing import Any, NamedTuple
 
 import mlx.core as mx
 from mlx import nn
@@ -37,12 +37,12 @@ class _Stored(nn.Module):
             return self.weight[index]
         return mx.dequantize(self.weight[index], **self._packing(index))
 
-    def _transposed(self) -> mx.array:
-        """Plain values, `[…, columns, rows]`.
+    def _transposed(self, index: mx.array | slice = slice(None)) -> mx.array:
+        """Plain values of `weight[index]`, `[…, columns, rows]`.
 
         The CPU wheels' BLAS multiplies by a matrix that lies transposed at half speed, so there it is laid out anew.
         """
-        view = self.unpacked().swapaxes(-1, -2)
+        view = self.unpacked(index).swapaxes(-1, -2)
         return mx.contiguous(view) if backend() is Backend.CPU else view
 
     def _packing(self, index: mx.array | slice | None = None) -> dict[str, Any]:
@@ -105,14 +105,28 @@ class Embedding(nn.Module):
         return self.rows(x)
 
 
+class Few(NamedTuple):
+    """The only matrices of a stack that a product reads.
+
+    Attributes:
+        matrices: their places in the stack, ascending. named: for each row of the input, which of these it names.
+    """
+
+    matrices: mx.array
+    named: mx.array
+
+
 class ExpertLinear(_Stored):
     """A stack of matrices `[E, rows, columns]`, one of which each row of the input names."""
 
-    def __call__(self, x: mx.array, experts: mx.array, *, in_order: bool) -> mx.array:
+    def __call__(self, x: mx.array, experts: mx.array, *, in_order: bool, few: Few | None = None) -> mx.array:
         """`x` `[…, 1, columns]` and `experts` `[…]` → `[…, 1, rows]`; `in_order` promises that `experts` is sorted."""
         unpack_from = _UNPACK_FROM_ROWS_PER_EXPERT.get(backend(), _NEVER)
-        if in_order and experts.size >= unpack_from * self.weight.shape[0]:
-            return mx.gather_mm(x, self._transposed(), rhs_indices=experts, sorted_indices=_sorts(in_order))
+        read = self.weight.shape[0] if few is None else few.matrices.size
+        if in_order and experts.size >= unpack_from * read:
+            matrices, index = (slice(None), experts) if few is None else few
+            weight = self._transposed(matrices)
+            return mx.gather_mm(x, weight, rhs_indices=index, sorted_indices=_sorts(in_order))
         if self.precision is None:
             weight = self.weight.swapaxes(-1, -2)
             return mx.gather_mm(x, weight, rhs_indices=experts, sorted_indices=_sorts(in_order))

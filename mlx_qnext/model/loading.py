@@ -18,14 +18,17 @@ from mlx.utils import tree_flatten
 from mlx_qnext.checkpoint import Checkpoint
 from mlx_qnext.config import ModelConfig
 from mlx_qnext.errors import CheckpointError
+from mlx_qnext.experts.layout import StoredExperts
+from mlx_qnext.experts.store import ExpertStore
 from mlx_qnext.json_fields import shown
 from mlx_qnext.model.attention import Attention
 from mlx_qnext.model.gated_delta_net import GatedDeltaNet
 from mlx_qnext.model.layers import AttentionLayer, FeedForward, RecurrentLayer
 from mlx_qnext.model.linear import Embedding, Linear
-from mlx_qnext.model.moe import Mlp, SparseMoe
+from mlx_qnext.model.moe import Experts, Mlp, SparseMoe, stackable, stacked
 from mlx_qnext.model.mtp import MtpHead
 from mlx_qnext.model.norm import RmsNorm
+from mlx_qnext.model.pooled_experts import PooledExperts
 from mlx_qnext.model.qwen3_next import Model
 from mlx_qnext.model.trunk import Trunk
 from mlx_qnext.model.weights import Weights
@@ -47,13 +50,17 @@ def load_model(folder: Path | str, on_layer: LayerProgress | None = None) -> tup
     return build_model(Checkpoint.open(Path(folder)), on_layer)
 
 
-def build_model(checkpoint: Checkpoint, on_layer: LayerProgress | None = None) -> tuple[Model, ModelConfig]:
-    """As `load_model`, for a checkpoint that is open."""
-    parts = assemble(checkpoint)
+def build_model(
+    checkpoint: Checkpoint, on_layer: LayerProgress | None = None, store: ExpertStore | None = None
+) -> tuple[Model, ModelConfig]:
+    """As `load_model`, for a checkpoint that is open; with a `store`, experts are left to it and read when they are visited."""
+    parts = assemble(checkpoint, store)
     for done, layer in enumerate(parts.layers, 1):
         read(layer)
         if on_layer is not None:
             on_layer(done, len(parts.layers))
+    if store is not None:
+        store.pin()
     trunk = Trunk(parts.embed_tokens, parts.layers, parts.norm)
     return read(Model(parts.config, trunk, parts.lm_head, parts.mtp)), parts.config
 
@@ -85,15 +92,15 @@ class Parts:
     mtp: MtpHead | None
 
 
-def assemble(checkpoint: Checkpoint) -> Parts:
-    """The model's parts, which account for every tensor of the checkpoint.
+def assemble(checkpoint: Checkpoint, store: ExpertStore | None = None) -> Parts:
+    """The model's parts, which account for every tensor of the checkpoint; experts are resident, or in the `store`.
 
     Raises:
         CheckpointError, UnsupportedModelError: as `load_model`.
     """
     config = ModelConfig.from_dict(checkpoint.config)
     weights = Weights(checkpoint, config.rms_norm_eps)
-    builder = _Builder(config, weights)
+    builder = _Builder(config, weights, store)
     embed_tokens = Embedding(weights.matrix("model.embed_tokens", config.vocab_size, config.hidden_size))
     parts = Parts(
         config,
@@ -120,8 +127,8 @@ def read(module: M) -> M:
 class _Builder:
     """Names and shapes of a layer's tensors, as the checkpoints spell them."""
 
-    def __init__(self, config: ModelConfig, weights: Weights) -> None:
-        self.config, self.weights = config, weights
+    def __init__(self, config: ModelConfig, weights: Weights, store: ExpertStore | None) -> None:
+        self.config, self.weights, self.store = config, weights, store
 
     def layer(self, index: int) -> AttentionLayer | RecurrentLayer:
         path, sparse = f"model.layers.{index}", self.config.is_sparse(index)
@@ -191,13 +198,11 @@ class _Builder:
         c, w = self.config, self.weights
         if not sparse:
             return Mlp(*self._swiglu(path, c.intermediate_size))
+        router = w.matrix(f"{path}.gate", c.num_experts, c.hidden_size)
+        shared_gate = w.matrix(f"{path}.shared_expert_gate", 1, c.hidden_size)
+        experts, shared = self._experts(path)
         return SparseMoe(
-            w.matrix(f"{path}.gate", c.num_experts, c.hidden_size),
-            w.matrix(f"{path}.shared_expert_gate", 1, c.hidden_size),
-            self._experts(path),
-            self._swiglu(f"{path}.shared_expert", c.shared_expert_intermediate_size),
-            top_k=c.num_experts_per_tok,
-            normalise=c.norm_topk_prob,
+            router, shared_gate, experts, shared, top_k=c.num_experts_per_tok, normalise=c.norm_topk_prob
         )
 
     def _swiglu(self, path: str, inner: int) -> tuple[Matrix, Matrix, Matrix]:
@@ -205,11 +210,31 @@ class _Builder:
         gate, up = (self.weights.matrix(f"{path}.{name}_proj", inner, width) for name in ("gate", "up"))
         return gate, up, self.weights.matrix(f"{path}.down_proj", width, inner)
 
-    def _experts(self, path: str) -> tuple[Matrix, Matrix, Matrix]:
+    def _experts(self, path: str) -> tuple[Experts, Mlp | None]:
+        """The experts, and the shared one where it cannot stand among them."""
         c, w = self.config, self.weights
         inner, width, count = c.moe_intermediate_size, c.hidden_size, c.num_experts
         gate, up = (w.experts(path, f"{name}_proj", count, inner, width) for name in ("gate", "up"))
-        return gate, up, w.experts(path, "down_proj", count, width, inner)
+        stacks = gate, up, w.experts(path, "down_proj", count, width, inner)
+        shared = self._swiglu(f"{path}.shared_expert", c.shared_expert_intermediate_size)
+        alike = all(stackable(stack, one) for stack, one in zip(stacks, shared, strict=True))
+        if self.store is not None:
+            pool = self.store.add(self._stored(path, with_shared=alike), self.weights.dtype)
+            return PooledExperts(pool), None if alike else Mlp(*shared)
+        if alike:
+            return Experts.resident(*(stacked(s, o) for s, o in zip(stacks, shared, strict=True))), None
+        return Experts.resident(*stacks), Mlp(*shared)
+
+    def _stored(self, path: str, *, with_shared: bool) -> StoredExperts:
+        """Where the experts lie, the shared one behind the others if it is to stand there."""
+        w, count = self.weights, self.config.num_experts
+        found = []
+        for name in ("gate_proj", "up_proj", "down_proj"):
+            projection = w.stored(path, name, count)
+            if with_shared:
+                projection = projection.followed_by(w.stored_alone(f"{path}.shared_expert.{name}"))
+            found.append(projection)
+        return StoredExperts(path, count, *found)
 
 
 def _refuse_remaining(names: list[str]) -> None:

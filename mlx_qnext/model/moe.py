@@ -6,12 +6,13 @@ feed-forward is three products (router, gate and up, down).
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import mlx.core as mx
 from mlx import nn
 
-from mlx_qnext.model.linear import ExpertLinear, Linear, Projection
+from mlx_qnext.model.linear import ExpertLinear, Few, Linear, Projection
 from mlx_qnext.ops.elementwise import gated, swiglu, weighted
 from mlx_qnext.ops.matrix import Matrix, join, matches
 
@@ -34,13 +35,21 @@ class Mlp(nn.Module):
 
 
 class Experts(nn.Module):
-    """A stack of gated feed-forwards; every token names the ones it visits."""
+    """A stack of gated feed-forwards; every token names the ones it visits.
 
-    def __init__(self, gate: Matrix, up: Matrix, down: Matrix) -> None:
+    Args:
+        gate_up: `[E, …]`, gate and up as one matrix or as two.
+    """
+
+    def __init__(self, gate_up: Sequence[Matrix], down: Matrix) -> None:
         super().__init__()
-        parts = [join([gate, up], axis=-2)] if matches(gate, up) else [gate, up]
-        self.gate_up = [ExpertLinear(part) for part in parts]
+        self.gate_up = [ExpertLinear(part) for part in gate_up]
         self.down = ExpertLinear(down)
+
+    @classmethod
+    def resident(cls, gate: Matrix, up: Matrix, down: Matrix) -> Experts:
+        """Experts that are in memory, or will be once they are evaluated."""
+        return cls([join([gate, up], axis=-2)] if matches(gate, up) else [gate, up], down)
 
     @property
     def complete(self) -> bool:
@@ -58,10 +67,10 @@ class Experts(nn.Module):
         y = self._visit(rows, flat[order], in_order=True)[:, 0]
         return mx.unflatten(y[mx.argsort(order)], 0, (B, T, K))
 
-    def _visit(self, x: mx.array, experts: mx.array, *, in_order: bool) -> mx.array:
-        halves = [part(x, experts, in_order=in_order) for part in self.gate_up]
+    def _visit(self, x: mx.array, experts: mx.array, *, in_order: bool, few: Few | None = None) -> mx.array:
+        halves = [part(x, experts, in_order=in_order, few=few) for part in self.gate_up]
         gate, up = mx.split(halves[0], 2, axis=-1) if len(halves) == 1 else halves
-        return self.down(swiglu(gate, up), experts, in_order=in_order)
+        return self.down(swiglu(gate, up), experts, in_order=in_order, few=few)
 
 
 class Routed(NamedTuple):
@@ -85,7 +94,7 @@ class SparseMoe(nn.Module):
 
     Args:
         router: `[E, D]`. shared_gate: `[1, D]`.
-        experts, shared: gate, up and down, of the stack `[E, …]` and of the shared expert.
+        shared: the shared expert, or `None` where it stands behind the others in `experts`.
         top_k: experts a token visits. normalise: whether their weights are rescaled to sum to 1.
     """
 
@@ -93,8 +102,8 @@ class SparseMoe(nn.Module):
         self,
         router: Matrix,
         shared_gate: Matrix,
-        experts: tuple[Matrix, Matrix, Matrix],
-        shared: tuple[Matrix, Matrix, Matrix],
+        experts: Experts,
+        shared: Mlp | None,
         *,
         top_k: int,
         normalise: bool,
@@ -102,11 +111,8 @@ class SparseMoe(nn.Module):
         super().__init__()
         self.num_experts, self.top_k, self.normalise = router.rows, top_k, normalise
         self.router = Projection([router, shared_gate])
-        if all(_stackable(stack, one) for stack, one in zip(experts, shared, strict=True)):
-            gate, up, down = (join([s, _as_stack(o)], axis=0) for s, o in zip(experts, shared, strict=True))
-            self.experts, self.shared = Experts(gate, up, down), None
-        else:
-            self.experts, self.shared = Experts(*experts), Mlp(*shared)
+        self.experts = experts
+        self.shared = shared
 
     def __call__(self, x: mx.array) -> mx.array:
         """`[B, T, D] → [B, T, D]`."""
@@ -142,9 +148,11 @@ class SparseMoe(nn.Module):
         return experts, mx.exp(chosen - mx.logsumexp(logits, axis=-1, keepdims=True))
 
 
-def _as_stack(matrix: Matrix) -> Matrix:
-    return matrix.map(lambda x: x[None])
-
-
-def _stackable(stack: Matrix, one: Matrix) -> bool:
+def stackable(stack: Matrix, one: Matrix) -> bool:
+    """Whether a matrix can stand in a stack as one expert more."""
     return matches(stack, one) and stack.rows == one.rows
+
+
+def stacked(stack: Matrix, one: Matrix) -> Matrix:
+    """The stack with the matrix behind it."""
+    return join([stack, one.map(lambda x: x[None])], axis=0)

@@ -12,6 +12,7 @@ from mlx_qnext.config import ModelConfig
 from mlx_qnext.mlx_lm_parts import ArraysCache, KVCache
 from mlx_qnext.model.layers import AttentionLayer, RecurrentLayer
 from mlx_qnext.model.linear import Linear
+from mlx_qnext.model.moe import SparseMoe
 from mlx_qnext.model.mtp import MtpHead
 from mlx_qnext.model.trunk import Trunk
 from mlx_qnext.model.verification import Verification
@@ -52,6 +53,12 @@ class Model(nn.Module):
         if self.lm_head is None:
             return self.model.embed_tokens.as_linear(hidden)
         return self.lm_head(hidden)
+
+    @property
+    def complete(self) -> bool:
+        """Whether every expert of the trunk is in memory."""
+        forwards = (layer.feed_forward for layer in self.layers)
+        return all(f.experts.complete for f in forwards if isinstance(f, SparseMoe))
 
     @property
     def layers(self) -> list[AttentionLayer | RecurrentLayer]:

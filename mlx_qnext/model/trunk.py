@@ -13,8 +13,9 @@ from mlx_qnext.model.attention import Projected
 from mlx_qnext.model.gated_delta_net import Recorded, RecurrentState
 from mlx_qnext.model.layers import AttentionLayer, RecurrentLayer
 from mlx_qnext.model.linear import Embedding
-from mlx_qnext.model.moe import Routed
+from mlx_qnext.model.moe import Experts, Routed, SparseMoe
 from mlx_qnext.model.norm import RmsNorm
+from mlx_qnext.model.pooled_experts import PooledExperts
 from mlx_qnext.model.stretch import Arrays, Attend, Stretch, Visit, groups
 from mlx_qnext.model.verification import Verification
 
@@ -38,10 +39,10 @@ class Trunk(nn.Module):
         answer: Arrays = ()
         for group in self._groups:
             for stretch in group.stretches():
-                states = [self._state(x, half.layer, caches[half.index]) for half in stretch.recurrent]
+                states = [recurrent_state(x, half.layer, caches[half.index]) for half in stretch.recurrent]
                 x, asked, states = stretch(x, answer, states, recurrent_mask)
                 for half, state in zip(stretch.recurrent, states, strict=True):
-                    _store(caches[half.index], state, inputs.shape[1])
+                    store_state(caches[half.index], state, inputs.shape[1])
                 answer = _answer(stretch, asked, attention_mask, caches)
         return self.norm(x)
 
@@ -53,13 +54,18 @@ class Trunk(nn.Module):
         recurrent: list[tuple[Any, RecurrentState, Recorded]] = []
         for group in self._groups:
             for stretch in group.stretches():
-                states = [self._state(x, half.layer, cache[half.index]) for half in stretch.recurrent]
+                states = [recurrent_state(x, half.layer, cache[half.index]) for half in stretch.recurrent]
                 x, asked, records = stretch.verify(x, answer, states)
                 for half, past, recorded in zip(stretch.recurrent, states, records, strict=True):
                     recurrent.append((cache[half.index], past, Recorded(*recorded)))
-                answer = _answer(stretch, asked, mask, cache)
+                # The first token is the sampler's own; those after it are drafts.
+                answer = _answer(stretch, asked, mask, cache, certain=1)
         growing = [c for c, layer in zip(cache, self.layers) if isinstance(layer, AttentionLayer)]
-        return self.norm(x), Verification(growing, recurrent, inputs.shape[1])
+        experts = (
+            f.experts for f in (layer.feed_forward for layer in self.layers) if isinstance(f, SparseMoe)
+        )
+        visited = [pooled for pooled in experts if isinstance(pooled, PooledExperts)]
+        return self.norm(x), Verification(growing, recurrent, visited, inputs.shape[1])
 
     def _masks(self, x: mx.array, caches: list[Any]) -> tuple[mx.array | None, mx.array | str | None]:
         """The masks of recurrent and attention layers, from the first cache of each kind."""
@@ -70,14 +76,34 @@ class Trunk(nn.Module):
         )
         return create_ssm_mask(x, recurrent), create_attention_mask(x, attention)
 
-    @staticmethod
-    def _state(x: mx.array, layer: RecurrentLayer, cache: Any) -> RecurrentState:
-        if cache is None or cache[0] is None:
-            return layer.mixer.empty_state(x.shape[0], x.dtype)
-        return RecurrentState(cache[0], cache[1])
+
+def recurrent_state(x: mx.array, layer: RecurrentLayer, cache: Any) -> RecurrentState:
+    """What the cache holds for a layer, or the state before the first token."""
+    if cache is None or cache[0] is None:
+        return layer.mixer.empty_state(x.shape[0], x.dtype)
+    return RecurrentState(cache[0], cache[1])
 
 
-def _answer(stretch: Stretch, asked: Arrays, mask: mx.array | str | None, caches: Sequence[Any]) -> Arrays:
+def store_state(cache: Any, state: RecurrentState, tokens: int) -> None:
+    """Make the cache hold the state after `tokens` more tokens."""
+    if cache is not None:
+        cache[0], cache[1] = state.window, state.state
+        cache.advance(tokens)
+
+
+def _visits(experts: Experts, routed: Routed, certain: int | None) -> mx.array:
+    if isinstance(experts, PooledExperts):
+        return experts(routed.x, routed.experts, certain)
+    return experts(routed.x, routed.experts)
+
+
+def _answer(
+    stretch: Stretch,
+    asked: Arrays,
+    mask: mx.array | str | None,
+    caches: Sequence[Any],
+    certain: int | None = None,
+) -> Arrays:
     """What the interruption that the stretch opens comes to; keys and values are in the cache, experts have been visited."""
     match stretch.opening:
         case Attend(index, layer):
@@ -85,11 +111,5 @@ def _answer(stretch: Stretch, asked: Arrays, mask: mx.array | str | None, caches
             return layer.mixer.attend(read, mask, caches[index]), read.gate
         case Visit(_, moe):
             routed = Routed(*asked)
-            return moe.experts(routed.x, routed.experts), *routed
+            return _visits(moe.experts, routed, certain), *routed
     return ()
-
-
-def _store(cache: Any, state: RecurrentState, tokens: int) -> None:
-    if cache is not None:
-        cache[0], cache[1] = state.window, state.state
-        cache.advance(tokens)

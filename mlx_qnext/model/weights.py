@@ -10,6 +10,7 @@ import mlx.core as mx
 
 from mlx_qnext.checkpoint import PACKED_DTYPE, PLAIN_DTYPES, Checkpoint
 from mlx_qnext.errors import CheckpointError
+from mlx_qnext.experts.layout import StoredProjection, stored_projection
 from mlx_qnext.model.norm import RmsNorm
 from mlx_qnext.ops.device import compute_dtype
 from mlx_qnext.ops.matrix import Matrix
@@ -60,6 +61,17 @@ class Weights:
             return self._matrix(f"{path}.{_STACK}.{name}", (count, rows, columns), bias=False)
         each = [self.matrix(f"{path}.experts.{n}.{name}", rows, columns) for n in range(count)]
         return Matrix(mx.stack([matrix.weight for matrix in each]))
+
+    def stored(self, path: str, name: str, count: int) -> StoredProjection:
+        """Where the projections `name` of all experts under `path` lie, in the order of the experts."""
+        stack = f"{path}.{_STACK}.{name}"
+        if f"{stack}.weight" in self._checkpoint.tensors:
+            return stored_projection(self._checkpoint, [stack])
+        return stored_projection(self._checkpoint, [f"{path}.experts.{n}.{name}" for n in range(count)])
+
+    def stored_alone(self, path: str) -> StoredProjection:
+        """Where the matrix at `path` lies, as a projection of one expert."""
+        return stored_projection(self._checkpoint, [path])
 
     def vector(self, name: str, size: int) -> mx.array:
         """A plain tensor `[size]`, in the dtype it is stored in."""
