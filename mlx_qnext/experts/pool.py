@@ -133,7 +133,8 @@ class Pool:
         self.counts.hits += int((present < self.stored.routed).sum())
         self.counts.misses += len(absent)
         if len(absent) or ids.size > _ONE_WAVE:
-            yield from self._serve_in_waves(visits, present, visits.busiest_last(absent))
+            with self._reader.awaited():
+                yield from self._serve_in_waves(visits, present, visits.busiest_last(absent))
         else:
             yield Wave(np.arange(ids.size), self.table.slots_of(ids.reshape(-1)), in_order=False)
         self._undecided = ids[:0] if certain is None else ids[certain:]
@@ -164,6 +165,7 @@ class Pool:
         Raises:
             CheckpointError: they cannot be read.
         """
+        self._reader.hold_back()
         claimed, slots = self.table.claim(experts, most)
         if len(claimed):
             self._settle(self._start(claimed, slots))

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -36,11 +38,13 @@ class Route:
 
 
 class Reader:
-    """Threads over the files of a checkpoint."""
+    """Threads over the files of a checkpoint; the background reads while nobody waits for anything."""
 
     def __init__(self, files: WeightFiles) -> None:
         self._files = files
         self._threads = ThreadPoolExecutor(_THREADS, thread_name_prefix="qnext-read")
+        self._awaited = 0
+        self._change = threading.Condition()
 
     def start(
         self, routes: Sequence[Route], experts: Sequence[int], slots: Sequence[int]
@@ -49,6 +53,23 @@ class Reader:
         pairs = sorted(zip(experts, slots, strict=True))
         bounds = np.linspace(0, len(pairs), min(_THREADS, len(pairs)) + 1).astype(int)
         return [self._threads.submit(self._read, routes, pairs[a:b]) for a, b in pairwise(bounds)]
+
+    @contextmanager
+    def awaited(self) -> Iterator[None]:
+        """While somebody waits for what is read here, the background holds back."""
+        with self._change:
+            self._awaited += 1
+        try:
+            yield
+        finally:
+            with self._change:
+                self._awaited -= 1
+                self._change.notify_all()
+
+    def hold_back(self) -> None:
+        """Return when nobody waits for anything."""
+        with self._change:
+            self._change.wait_for(lambda: not self._awaited)
 
     def close(self) -> None:
         """Return when no thread reads any more; what has not begun is dropped."""

@@ -34,7 +34,7 @@ class ExpertStore:
         self.pools: dict[str, Pool] = {}
         self._reader, self._slots = Reader(files), slots
         self._background: threading.Thread | None = None
-        self._closing = threading.Event()
+        self._stopping = threading.Event()
 
     def add(self, stored: StoredExperts, dtype: mx.Dtype) -> Pool:
         """The pool of one layer, with nothing in it."""
@@ -95,17 +95,34 @@ class ExpertStore:
         if self._background is not None:
             self._background.join()
 
+    def shrink(self, share: float, least: int) -> int:
+        """Give up this share of every pool's slots, down to `least`, and read nothing in the background any more.
+
+        Returns the bytes that are given back; whoever holds the arrays of before has let go of them when `on_replaced` returns.
+        """
+        self._stop_filling()
+        before = self.resident_bytes
+        for pool in self.pools.values():
+            slots = max(least, int(pool.table.slots * (1 - share)))
+            if slots < pool.table.slots:
+                pool.shrink(slots)
+        mx.clear_cache()
+        return before - self.resident_bytes
+
     def close(self) -> None:
         """Return when no thread reads any more."""
-        self._closing.set()
-        self.wait_until_filled()
+        self._stop_filling()
         self._reader.close()
+
+    def _stop_filling(self) -> None:
+        self._stopping.set()
+        self.wait_until_filled()
 
     def _fill(self, hot: Mapping[str, Sequence[int]]) -> None:
         # What fails here fails again, with its sentence, for whoever visits the expert.
         try:
             for pool, experts in self._wanted(hot):
-                while not self._closing.is_set() and pool.warm(experts, _AT_ONCE):
+                while not self._stopping.is_set() and pool.warm(experts, _AT_ONCE):
                     pass
         except (CheckpointError, RuntimeError):
             return
