@@ -11,7 +11,7 @@ from cli.interrupts import cancelling
 from cli.terminal import note
 from cli.views.answer import AnswerView
 from cli.views.progress import Progress
-from mlx_qnext.generate.events import Event, Finished, Notice, PrefillProgress, TokensEmitted
+from mlx_qnext.generate.events import Event, ExpertActivity, Finished, Notice, PrefillProgress, TokensEmitted
 from mlx_qnext.generate.request import GenerationConfig
 
 if TYPE_CHECKING:
@@ -46,6 +46,9 @@ def _shown(events: Iterable[Event], err: Console, prefill: Progress, view: Answe
             prefill.close()
             if view is not None:
                 view.update(event)
+        elif isinstance(event, ExpertActivity):
+            if view is not None:
+                view.experts(event.stats)
         elif isinstance(event, Notice):
             note(err, event.message)
         elif isinstance(event, Finished):

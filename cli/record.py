@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import json
 
-from mlx_qnext.generate.events import Finished, MtpStats
+from mlx_qnext.generate.events import ExpertStats, Finished, MemoryStats, MtpStats
 
 
 def record(result: Finished, model: str) -> str:
-    """One line of JSON: `text`, `thinking`, `finish_reason`, `usage` in tokens, `speed`, `mtp`, and the model as it was named.
+    """One line of JSON: `text`, `thinking`, `finish_reason`, `usage` in tokens, `speed`, `mtp`, `experts`, `memory`, and the model
+    as it was named.
 
     `mtp` says what drafting came to, and is null where nothing could draft; its `speedup_estimate` compares with a few plain
-    steps of the same answer.
+    steps of the same answer. `experts` is null where all were loaded before the first request, `memory` where nothing was
+    planned.
     """
     stats = result.stats
     facts = {
@@ -29,6 +31,8 @@ def record(result: Finished, model: str) -> str:
             "decode_tps": round(stats.decode_tps, 1),
         },
         "mtp": None if stats.mtp is None else _mtp(stats.mtp),
+        "experts": None if stats.experts is None else _experts(stats.experts),
+        "memory": None if stats.memory is None else _memory(stats.memory),
         "model": model,
     }
     return json.dumps(facts, ensure_ascii=False)
@@ -44,3 +48,18 @@ def _mtp(mtp: MtpStats) -> dict[str, object]:
         "tokens_per_step": round(mtp.tokens_per_step, 2),
         "speedup_estimate": None if speedup is None else round(speedup, 2),
     }
+
+
+def _experts(experts: ExpertStats) -> dict[str, object]:
+    return {
+        "hits": experts.hits,
+        "misses": experts.misses,
+        "hit_rate": round(experts.hit_rate, 4),
+        "read_bytes": experts.read_bytes,
+        "resident_bytes": experts.resident_bytes,
+        "evicted": experts.evicted,
+    }
+
+
+def _memory(memory: MemoryStats) -> dict[str, object]:
+    return {"planned_bytes": memory.planned_bytes, "peak_bytes": memory.peak_bytes}

@@ -10,12 +10,13 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
-from fakes.engine import SUM, ScriptedSession, finished
+from fakes.engine import STATS, SUM, ScriptedSession, finished
 from fakes.engine import answer as answered
 
 from cli.answering import answer
@@ -23,9 +24,11 @@ from cli.conversation import Conversation
 from cli.interrupts import cancelling
 from cli.keyboard import typed_turns
 from cli.main import main
-from cli.terminal import err
+from cli.record import record
+from cli.terminal import err, out
+from cli.views.answer import AnswerView
 from cli.views.thought import Thinking
-from mlx_qnext.generate.events import Event, Finished, Notice
+from mlx_qnext.generate.events import Event, ExpertActivity, ExpertStats, Finished, MemoryStats, Notice
 from mlx_qnext.generate.request import GenerationConfig
 
 ROOT = Path(__file__).parent.parent
@@ -66,11 +69,43 @@ def test_the_answer_is_on_stdout_and_everything_else_on_stderr() -> None:
 def test_json_is_one_object_with_these_keys() -> None:
     done = run("generate", "-", "--json", "--temp", "0", stdin="What is 47 + 85?")
     result = json.loads(done.stdout)
-    assert set(result) == {"text", "thinking", "finish_reason", "usage", "speed", "mtp", "model"}
+    assert set(result) == {
+        "text",
+        "thinking",
+        "finish_reason",
+        "usage",
+        "speed",
+        "mtp",
+        "experts",
+        "memory",
+        "model",
+    }
     assert set(result["usage"]) == {"prompt_tokens", "cached_tokens", "completion_tokens"}
     assert set(result["speed"]) == {"ttft_ms", "prefill_tps", "decode_tps"}
     assert "132" in result["text"]
     assert (result["finish_reason"], result["model"]) == ("stop", "demo")
+
+
+def test_json_says_where_experts_came_from_and_what_memory_was_used() -> None:
+    experts = ExpertStats(2, 1, 300, 0, 1000, 4000)
+    stats = replace(STATS, experts=experts, memory=MemoryStats(8_000, 7_500))
+    said = json.loads(record(finished(stats=stats), "thinking-4bit"))
+    assert said["experts"] == {
+        "hits": 2,
+        "misses": 1,
+        "hit_rate": 0.6667,
+        "read_bytes": 300,
+        "resident_bytes": 1000,
+        "evicted": 0,
+    }
+    assert said["memory"] == {"planned_bytes": 8_000, "peak_bytes": 7_500}
+    plain = json.loads(record(finished(), "demo"))
+    assert (plain["experts"], plain["memory"]) == (None, None)
+
+
+def test_shares_of_nothing_are_whole() -> None:
+    nothing = ExpertStats(0, 0, 0, 0, 0, 0)
+    assert (nothing.hit_rate, nothing.resident_share) == (1.0, 1.0)
 
 
 @pytest.mark.parametrize("depth", ["0", "3"])
@@ -336,6 +371,17 @@ def test_an_answer_comes_back_finished_and_its_notes_are_shown(capsys: pytest.Ca
     note = SUM[0]
     assert isinstance(note, Notice)
     assert note.message in capsys.readouterr().err
+
+
+def test_experts_that_are_read_go_to_the_view_and_nowhere_else(capsys: pytest.CaptureFixture[str]) -> None:
+    read = ExpertActivity(ExpertStats(2, 1, 300, 0, 1000, 4000))
+    events = (read, *SUM[3:5], read, *SUM[5:])
+    view = AnswerView(out(), err(), Thinking.show)
+    for each in (view, None):
+        answer(ScriptedSession(events), [], GenerationConfig(), err(), each)  # pyright: ignore[reportArgumentType]
+    shown = capsys.readouterr()
+    assert shown.out == "It is 132.\n"
+    assert "experts" not in shown.err
 
 
 def test_a_conversation_remembers_questions_answers_and_thoughts() -> None:

@@ -20,9 +20,10 @@ from rich.text import Text
 from cli.views.answer import AnswerView
 from cli.views.inspection import inspection
 from cli.views.progress import Progress
-from cli.views.stats import seconds, stats_line
+from cli.views.stats import stats_line
 from cli.views.thought import Region, Thinking
-from mlx_qnext.generate.events import Event, GenerationStats, MtpStats, TokensEmitted
+from cli.views.units import percent, seconds
+from mlx_qnext.generate.events import Event, ExpertStats, GenerationStats, MtpStats, TokensEmitted
 
 VIEWS = Path(__file__).parent / "vectors" / "views"
 FACTS = {
@@ -35,6 +36,8 @@ FACTS = {
     "quantization": {"experts": ["4-bit g64"], "mtp": []},
     "mtp": False,
 }
+
+STREAMED = ExpertStats(940, 60, 12_300_000_000, 10, 11_000_000_000, 44_000_000_000)
 
 
 class Clock:
@@ -117,6 +120,18 @@ def test_a_folded_thought_shows_its_last_lines_while_it_lasts(width: int) -> Non
     assert max(map(cell_len, file.getvalue().splitlines())) <= width
 
 
+def test_a_thought_that_waits_for_experts_says_what_was_read() -> None:
+    screen, file = console(80)
+    view = AnswerView(screen, screen, Thinking.hide, clock=Clock())
+    view.experts(STREAMED)
+    view.update(thinking("7 + 5", 2))
+    assert "experts" not in file.getvalue()
+    view.experts(STREAMED)
+    view.finish()
+    assert "tokens · 12.30 GB of experts read" in file.getvalue()
+    assert file.getvalue().endswith(" s · 2 tokens\x1b[0m\n\n")
+
+
 def test_a_folded_thought_leaves_one_line_and_streams_where_nothing_can_be_folded() -> None:
     folded = shown(SUM, 80, thinking_is=Thinking.fold, terminal=True)
     # How often the region was drawn, and so what the clock says, is up to a thread.
@@ -170,6 +185,11 @@ def test_the_figures_of_an_answer_in_words() -> None:
     assert stats_line(finished(stats=replace(STATS, mtp=drafted))) == (
         "77 tokens · 91.2 tok/s · 2.6 a step · drafts stood 96, 85 % · 1.6× plain (estimate) · first after 0.13 s · prompt 18"
     )
+    assert stats_line(finished(stats=replace(STATS, experts=STREAMED))) == (
+        "77 tokens · 91.2 tok/s · experts hit 94 %, read 12.30 GB, 25 % in memory · first after 0.13 s · prompt 18"
+    )
+    nothing_read = replace(STREAMED, hits=5, misses=0, read_bytes=0)
+    assert stats_line(finished(stats=replace(STATS, experts=nothing_read))) == stats_line(finished())
     nothing_drafted = replace(STATS, mtp=MtpStats(0, 0, 0, (), 1.0, 1.0))
     assert stats_line(finished(stats=nothing_drafted)) == stats_line(finished())
     stopped = finished(reason="cancelled", stats=GenerationStats(60, 0, 0, 0.0, 1.0, 0.0))
@@ -182,6 +202,14 @@ def test_the_figures_of_an_answer_in_words() -> None:
 )
 def test_durations_in_words(value: float, words: str) -> None:
     assert seconds(value) == words
+
+
+@pytest.mark.parametrize(
+    ("share", "words"),
+    [(0.0, "0 %"), (0.001, "1 %"), (0.57, "57 %"), (0.996, "99 %"), (0.99999, "99 %"), (1.0, "100 %")],
+)
+def test_a_share_is_said_to_be_all_or_nothing_only_where_it_is(share: float, words: str) -> None:
+    assert percent(share) == words
 
 
 def test_progress_off_a_terminal_is_a_line_at_every_tenth() -> None:

@@ -9,7 +9,7 @@ from rich.console import Console
 
 from cli.terminal import visible
 from cli.views.thought import Thinking, ThoughtView
-from mlx_qnext.generate.events import TokensEmitted
+from mlx_qnext.generate.events import ExpertStats, TokensEmitted
 
 
 class AnswerView:
@@ -38,6 +38,11 @@ class AnswerView:
                 self._answer(segment.text)
         if self._thought is not None:
             self._thought.count(len(group.token_ids))
+
+    def experts(self, stats: ExpertStats) -> None:
+        """Experts were read: said in the region of the thought that is open, where there is one."""
+        if self._thought is not None:
+            self._thought.read(stats.read_bytes)
 
     def finish(self) -> None:
         """Close whatever is open: the thought's region, the answer's line."""

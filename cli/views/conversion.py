@@ -13,9 +13,8 @@ from rich.progress import Progress as RichProgress
 from rich.table import Column, Table
 from rich.text import Text
 
-from cli.views.inspection import size
 from cli.views.progress import TransientBar, tenths
-from cli.views.stats import seconds
+from cli.views.units import seconds, size
 from quantize.loss import Loss, by_part, worst
 
 if TYPE_CHECKING:

@@ -8,6 +8,8 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from cli.views.units import count, size
+
 
 def inspection(facts: dict[str, Any]) -> RenderableType:
     """The facts that `qnext inspect --json` prints, for people: sizes in decimal units."""
@@ -28,13 +30,3 @@ def inspection(facts: dict[str, Any]) -> RenderableType:
     if "verified" in facts:
         heading += f"all {facts['verified']} tensors are what they were when they were made\n"
     return Group(Text(heading), table)
-
-
-def size(nbytes: int) -> str:
-    """Bytes in decimal units, as disks and Macs are sold."""
-    return f"{nbytes / 1e9:.2f} GB" if nbytes >= 1e9 else f"{nbytes / 1e6:.2f} MB"
-
-
-def count(parameters: int) -> str:
-    """Parameters in billions or millions."""
-    return f"{parameters / 1e9:.2f} B" if parameters >= 1e9 else f"{parameters / 1e6:.2f} M"

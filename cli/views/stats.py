@@ -2,32 +2,28 @@
 
 from __future__ import annotations
 
-from mlx_qnext.generate.events import Finished, MtpStats
+from cli.views.units import percent, seconds, size
+from mlx_qnext.generate.events import ExpertStats, Finished, MtpStats
 
 _ENDINGS = {"stop": "", "length": "cut off at the token limit", "cancelled": "stopped"}
 
 
 def stats_line(result: Finished) -> str:
-    """Tokens, speed, what drafting came to, first token, what the cache spared, and how it ended where that is not plain."""
+    """Tokens, speed, what drafting came to, how experts were read, first token, what the cache spared, and how it ended
+    where that is not plain."""
     stats = result.stats
     parts = [f"{stats.completion_tokens} tokens"]
     if stats.decode_tps:
         parts.append(f"{stats.decode_tps:.1f} tok/s")
     if stats.mtp is not None and stats.mtp.rounds:
         parts += _drafting(stats.mtp)
+    if stats.experts is not None and stats.experts.read_bytes:
+        parts.append(_reading(stats.experts))
     if stats.completion_tokens:
         parts.append(f"first after {seconds(stats.ttft_ms / 1e3)}")
     parts.append(f"prompt {stats.prompt_tokens}" + _cached(stats.cached_tokens))
     parts += [ending for ending in [_ENDINGS[result.reason]] if ending]
     return " · ".join(parts)
-
-
-def seconds(value: float) -> str:
-    """A duration as people read one: 0.13 s, 12 s, 3 min 5 s."""
-    if value < 10:
-        return f"{value:.2g} s" if value < 1 else f"{value:.1f} s"
-    minutes, rest = divmod(round(value), 60)
-    return f"{minutes} min {rest} s" if minutes else f"{rest} s"
 
 
 def _drafting(mtp: MtpStats) -> list[str]:
@@ -37,6 +33,14 @@ def _drafting(mtp: MtpStats) -> list[str]:
     if mtp.speedup_estimate is not None:
         parts.append(f"{mtp.speedup_estimate:.1f}× plain (estimate)")
     return parts
+
+
+def _reading(experts: ExpertStats) -> str:
+    """How often an expert was there when it was asked for, what was read, and how much of all is in memory now."""
+    return (
+        f"experts hit {percent(experts.hit_rate)}, read {size(experts.read_bytes)}, "
+        f"{percent(experts.resident_share)} in memory"
+    )
 
 
 def _cached(tokens: int) -> str:

@@ -12,7 +12,7 @@ from rich.spinner import Spinner
 from rich.text import Text
 
 from cli.terminal import visible
-from cli.views.stats import seconds
+from cli.views.units import seconds, size
 
 _TAIL_LINES = 6
 # Heading, the line under the region, and one to spare: a region taller than the screen cannot be erased.
@@ -39,7 +39,7 @@ class ThoughtView:
         self._err, self._clock = err, clock
         self._since = clock()
         self._text = ""
-        self._tokens = 0
+        self._tokens = self._read_bytes = 0
         self._streams = mode is Thinking.show or (mode is Thinking.fold and not err.is_terminal)
         self._keeps_tail = mode is Thinking.fold
         self._spinner = Spinner("dots", style="dim")
@@ -63,6 +63,10 @@ class ThoughtView:
         """More tokens went into it."""
         self._tokens += tokens
 
+    def read(self, nbytes: int) -> None:
+        """So much of the experts has been read for the answer so far."""
+        self._read_bytes = nbytes
+
     def close(self) -> None:
         """The region is gone, the line is printed, and what comes next starts below it."""
         if self._region is not None:
@@ -72,7 +76,8 @@ class ThoughtView:
         self._err.print(f"thought for {self._length()}\n", style="dim italic")
 
     def _render(self) -> RenderableType:
-        self._spinner.update(text=Text(f"thinking {self._length()}", style="dim"))
+        read = f" · {size(self._read_bytes)} of experts read" if self._read_bytes else ""
+        self._spinner.update(text=Text(f"thinking {self._length()}{read}", style="dim"))
         return Region(self._spinner, self._text)
 
     def _length(self) -> str:
