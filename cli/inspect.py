@@ -12,6 +12,7 @@ import typer
 from cli import terminal
 from cli.loading import EMBEDDED
 from cli.options import MODEL_VARIABLE
+from cli.routing import visits_of
 from cli.views.inspection import inspection
 from cli.views.progress import Progress
 from mlx_qnext.errors import UsageError
@@ -31,12 +32,30 @@ def inspect(
         bool,
         typer.Option("--verify", help="Read what `qnext quantize` made, and compare it with its manifest."),
     ] = False,
+    routing: Annotated[
+        str | None,
+        typer.Option(
+            "--routing", metavar="<file>", help="Draw which experts this prompt visits instead; - is stdin."
+        ),
+    ] = None,
+    svg: Annotated[
+        Path | None, typer.Option("--svg", metavar="<file>", help="Draw --routing in this file too.")
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object instead.")] = False,
 ) -> None:
-    """Show what a model is and holds. No weights are downloaded, and without --verify none are read."""
+    """Show what a model is and holds. No weights are downloaded and none are read, except by --verify and --routing."""
+    if svg is not None and routing is None:
+        raise UsageError("--svg draws what --routing counts: name a prompt too, with --routing FILE.")
+    if verify and routing is not None:
+        raise UsageError("--verify and --routing answer two questions: give one of them.")
+    if routing is not None and not as_json:
+        visits_of(model, routing, svg).show()
+        return
     facts = _facts(model)
     if verify:
         facts["verified"] = _verified(facts["path"])
+    if routing is not None:
+        facts["routing"] = visits_of(model, routing, svg).facts()
     if as_json:
         typer.echo(json.dumps(facts, ensure_ascii=False))
     else:

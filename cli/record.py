@@ -8,8 +8,8 @@ from mlx_qnext.generate.events import ExpertStats, Finished, MemoryStats, MtpSta
 
 
 def record(result: Finished, model: str) -> str:
-    """One line of JSON: `text`, `thinking`, `finish_reason`, `usage` in tokens, `speed`, `mtp`, `experts`, `memory`, and the model
-    as it was named.
+    """One line of JSON: `text`, `thinking`, `finish_reason`, `usage` in tokens, `speed`, `mtp`, `experts`, `memory`, and the
+    model as it was named.
 
     `mtp` says what drafting came to, and is null where nothing could draft; its `speedup_estimate` compares with a few plain
     steps of the same answer. `experts` is null where all were loaded before the first request, `memory` where nothing was
