@@ -51,11 +51,11 @@ class RoutingMap:
         used = ["used", *map(str, self._routing.used)]
         left, right = max(map(len, labels)), max(map(len, used))
         experts = len(self._routing.counts[0])
-        columns = max(1, min(experts, width - left - right - 2))
+        columns = max(1, min(experts, width - left - right - 3))
         rows = [_heading(experts, columns)]
         rows += ["".join(shades[level] for level in _binned(row, columns)) for row in self._routing.counts]
         for label, cells, number in zip(labels, rows, used):
-            yield f"{label:>{left}} {cells} {number:>{right}}"
+            yield f"{label:>{left}} {cells}  {number:>{right}}"
 
 
 def routing_table(routing: Routing) -> str:
