@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -19,6 +20,12 @@ def on_the_cpu() -> Iterator[None]:
     mx.set_default_device(mx.cpu)
     yield
     mx.set_default_device(device)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def cache_of_its_own(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Nothing that tests or the programs they start remember gets into the user's cache."""
+    os.environ["QNEXT_CACHE"] = str(tmp_path_factory.mktemp("cache"))
 
 
 @pytest.fixture(scope="session")

@@ -17,7 +17,7 @@ from tolerances import METAL_RECURRENCE
 import mlx_qnext
 from mlx_qnext import Engine, GenerationConfig
 from mlx_qnext.generate.events import Finished
-from mlx_qnext.model import memory, trunk
+from mlx_qnext.model import stretch
 from mlx_qnext.ops.gated_delta import gated_delta, recurrent
 from mlx_qnext.ops.gated_delta_prefixes import gated_delta_recorded, state_after
 from quantize.evaluate import evaluate
@@ -136,7 +136,7 @@ def test_a_compiled_step_says_what_a_plain_one_says(
     gpu_engine: Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     compiled = answer(gpu_engine)
-    monkeypatch.setattr(trunk, "_COMPILE_UP_TO_TOKENS", 0)
+    monkeypatch.setattr(stretch, "_COMPILE_UP_TO_TOKENS", 0)
     plain = answer(gpu_engine)
     assert (compiled.thinking, compiled.text) == (plain.thinking, plain.text)
 
@@ -159,9 +159,10 @@ def test_a_session_goes_on_from_its_snapshot(gpu_engine: Engine) -> None:
 
 
 def test_loading_wires_the_memory_that_macos_recommends(gpu_engine: Engine) -> None:
-    recommended = memory.device_limit_bytes()
+    recommended = int(mx.device_info()["max_recommended_working_set_size"])
     assert 0 < recommended <= os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    assert mx.set_wired_limit(recommended) == recommended
+    planned = min(gpu_engine.plan.total_bytes, recommended)
+    assert mx.set_wired_limit(planned) == planned
 
 
 def test_an_evaluation_gives_back_the_memory_limit_and_a_small_loss(

@@ -2,22 +2,29 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import mlx.core as mx
 
 from mlx_qnext.checkpoint import Checkpoint
 from mlx_qnext.config import ModelConfig
+from mlx_qnext.experts.files import WeightFiles
+from mlx_qnext.experts.hot import hot_key, load_hot, save_hot
+from mlx_qnext.experts.plan import DEFAULT_CONTEXT_TOKENS, MemoryPlan, plan_memory
+from mlx_qnext.experts.store import ExpertStore
 from mlx_qnext.generate.session import Session
 from mlx_qnext.generation_defaults import GenerationDefaults
 from mlx_qnext.hub import resolve
 from mlx_qnext.model.loading import build_model
-from mlx_qnext.model.memory import check_fits
 from mlx_qnext.model.qwen3_next import Model
 from mlx_qnext.ops.device import Backend, backend
 from mlx_qnext.tokenizer import Tokenizer
+
+# Experts that are read within a second are not worth a file in the user's cache.
+_WORTH_REMEMBERING_BYTES = 1_000_000_000
 
 
 @dataclass(frozen=True)
@@ -27,6 +34,9 @@ class Engine:
     Attributes:
         path: the folder it was loaded from.
         defaults: what the model's publisher recommends for sampling.
+        plan: what memory was set aside for. store: the experts, which are read when they are routed to.
+        close: ends the reading of experts and remembers which were hot; happens by itself when nothing refers to the engine
+            any more, and when the program ends. Nothing can be generated afterwards.
     """
 
     path: Path
@@ -34,6 +44,9 @@ class Engine:
     model: Model
     tokenizer: Tokenizer
     defaults: GenerationDefaults
+    plan: MemoryPlan
+    store: ExpertStore
+    close: Callable[[], object]
 
     def session(self) -> Session:
         """A session that remembers nothing yet."""
@@ -43,16 +56,23 @@ class Engine:
 def load(
     model: str | Path,
     *,
+    memory_bytes: int | None = None,
+    context_tokens: int = DEFAULT_CONTEXT_TOKENS,
     on_download: Callable[[int, int], None] | None = None,
     on_layer: Callable[[int, int], None] | None = None,
 ) -> Engine:
     """Load a folder, a hub repository or an alias; what can fail without reading weights fails first.
 
+    Nearly all of a model is experts, and none of them is read before a token is routed to it. Where there is memory for
+    all, the background reads the others meanwhile.
+
     Args:
+        memory_bytes: what the model may take in all, weights, caches and workspace; `None` is what the machine can spare.
+        context_tokens: for how long a context memory is set aside.
         on_download: called with bytes done and total. on_layer: called with layers done and total.
 
     Raises:
-        QnextError: the model cannot be found, is damaged, or is of a kind that this program does not run.
+        QnextError: the model cannot be found, is damaged, is of a kind that this program does not run, or finds no room.
     """
     folder = resolve(str(model), on_download)
     checkpoint = Checkpoint.open(folder)
@@ -60,13 +80,31 @@ def load(
     defaults = GenerationDefaults.from_folder(folder)
     eos_ids = defaults.eos_token_ids + config.eos_token_ids
     tokenizer = Tokenizer.from_folder(folder, eos_ids, config.vocab_size)
-    check_fits(checkpoint)
-    _wire_memory()
-    network, config = build_model(checkpoint, on_layer)
-    return Engine(folder, config, network, tokenizer, defaults)
+    plan = plan_memory(checkpoint, config, memory_bytes, context_tokens)
+    _limit_memory(plan)
+    store = ExpertStore(WeightFiles({tensor.file for tensor in checkpoint.tensors.values()}), plan.slots)
+    try:
+        network, config = build_model(checkpoint, on_layer, store)
+        key = hot_key(checkpoint)
+    except BaseException:
+        store.close()
+        raise
+    store.fill(load_hot(key))
+    engine = Engine(folder, config, network, tokenizer, defaults, plan, store, lambda: None)
+    return replace(engine, close=weakref.finalize(network, _retire, store, key))
 
 
-def _wire_memory() -> None:
-    """Let Metal keep the weights resident; otherwise macOS may page them out between two answers."""
+def _retire(store: ExpertStore, key: str) -> None:
+    store.close()
+    if store.total_bytes >= _WORTH_REMEMBERING_BYTES:
+        save_hot(key, store.hottest())
+
+
+def _limit_memory(plan: MemoryPlan) -> None:
+    """Let Metal keep the weights resident, or macOS may page them out between two answers; keep few buffers beyond those in
+    use."""
     if backend() is Backend.METAL:
-        mx.set_wired_limit(int(mx.device_info()["max_recommended_working_set_size"]))
+        mx.set_wired_limit(min(plan.total_bytes, int(mx.device_info()["max_recommended_working_set_size"])))
+    # CUDA's allocator takes minutes to get a prompt's workspace back.
+    if backend() is not Backend.CUDA:
+        mx.set_cache_limit(plan.workspace_bytes)

@@ -2,7 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from mlx_qnext.model.sweep import sweep
+
+if TYPE_CHECKING:
+    from mlx_qnext.generate.engine import Engine
+
+_CHUNK_TOKENS = 256
 
 
 @dataclass(frozen=True)
@@ -29,6 +40,29 @@ class Routing:
         """
         shares = [_fewest(row, share) / len(row) for row in self.counts if any(row)]
         return sum(shares) / len(shares) if shares else 0.0
+
+
+def routing_of(engine: Engine, tokens: Sequence[int]) -> Routing:
+    """The routing of `tokens`, at least one, read from the beginning of a context; layers without a router are left out.
+
+    Raises:
+        CheckpointError: an expert cannot be read.
+    """
+    counts: dict[int, np.ndarray] = {}
+
+    def count(layer: int, ids: np.ndarray) -> None:
+        counts[layer] = counts.get(layer, 0) + np.bincount(
+            ids.reshape(-1), minlength=engine.config.num_experts
+        )
+
+    cache, span = engine.model.make_cache(), engine.plan.span_tokens
+    for start in range(0, len(tokens), span):
+        part = tokens[start : start + span]
+        ends = [*range(_CHUNK_TOKENS, len(part), _CHUNK_TOKENS), len(part)]
+        for _ in sweep(engine.model.model, part, cache, ends, watch=count):
+            pass
+    paths = tuple(f"model.layers.{layer}.mlp" for layer in counts)
+    return Routing(paths, tuple(tuple(row.tolist()) for row in counts.values()))
 
 
 def _fewest(row: tuple[int, ...], share: float) -> int:

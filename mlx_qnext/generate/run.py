@@ -20,6 +20,7 @@ from mlx_qnext.generate.events import (
     PrefillProgress,
     TokensEmitted,
 )
+from mlx_qnext.generate.experts_in_use import ExpertsInUse
 from mlx_qnext.generate.prefill import prefill
 from mlx_qnext.generate.sampler import Sampler
 from mlx_qnext.generate.speculative import Speculation
@@ -42,6 +43,7 @@ class Run:
     cancelled: threading.Event
     watch: Stopwatch
     span_tokens: int
+    experts: ExpertsInUse
     speculation: Speculation | None = None
     notices: tuple[str, ...] = ()
     cached_tokens: int = 0
@@ -77,6 +79,7 @@ class Run:
                 hidden = step.hidden
                 self.watch.chunk_read()
                 yield PrefillProgress(step.done_tokens, len(tokens), self.cached_tokens)
+                yield from self._housekeeping()
                 if self.cancelled.is_set():
                     return None
         return hidden
@@ -89,9 +92,14 @@ class Run:
             if taken < len(group):
                 self.timeline.keep(taken)
             yield TokensEmitted(group[:taken], tuple(segments))
+            yield from self._housekeeping()
             if self.answer.ended or self.answer.full or self.cancelled.is_set():
                 break
         self.timeline.remember()
+
+    def _housekeeping(self) -> Iterator[Event]:
+        """Between two steps: what was read, and whether memory had to be given back."""
+        yield from (event for event in (self.experts.activity(), self.experts.relieve()) if event is not None)
 
     def _groups(self, hidden: mx.array) -> Iterator[tuple[int, ...]]:
         if self.speculation is not None:
@@ -120,6 +128,7 @@ class Run:
 
     def _stats(self) -> GenerationStats:
         stats = self.watch.stats(len(self.prompt.token_ids), self.cached_tokens, self.answer.token_count)
+        stats = replace(stats, experts=self.experts.stats(), memory=self.experts.memory())
         if self.speculation is None:
             return stats
         return replace(stats, mtp=self.speculation.stats(stats.decode_tps))

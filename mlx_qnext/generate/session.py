@@ -13,7 +13,7 @@ from mlx_qnext.generate.answer import Answer
 from mlx_qnext.generate.depth import DraftDepth
 from mlx_qnext.generate.drafter import Drafter
 from mlx_qnext.generate.events import Event
-from mlx_qnext.generate.prefill import DEFAULT_SPAN_TOKENS
+from mlx_qnext.generate.experts_in_use import ExpertsInUse
 from mlx_qnext.generate.request import GenerationConfig
 from mlx_qnext.generate.run import Run
 from mlx_qnext.generate.sampler import Sampler
@@ -88,7 +88,8 @@ class Session:
             sampler,
             self._cancelled,
             watch,
-            DEFAULT_SPAN_TOKENS,
+            self._engine.plan.span_tokens,
+            ExpertsInUse(self._engine.store, self._engine.plan, self._engine.model),
             self._speculation(sampler, config.draft),
             self._notices(asked, room, config.draft),
         ).events()

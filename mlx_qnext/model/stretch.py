@@ -155,10 +155,13 @@ class Group:
         if all(experts.complete for experts in self._experts):
             self._whole = self._whole or [Stretch(closing, self._halves, opening)]
             return self._whole
-        # Compiled, a whole stretch holds on to arrays that a pool may have replaced.
-        self._whole = []
+        self.release()
         self._cut = self._cut or _cut(closing, self._halves, opening)
         return self._cut
+
+    def release(self) -> None:
+        """Let go of experts: compiled, a whole stretch holds on to their arrays, and a pool may be about to replace them."""
+        self._whole = []
 
 
 def groups(layers: Sequence[Layer]) -> list[Group]:

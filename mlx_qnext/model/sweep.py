@@ -7,12 +7,13 @@ each at most once.
 
 from __future__ import annotations
 
-from collections.abc import Generator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any
+from typing import Any, TypeAlias
 
 import mlx.core as mx
+import numpy as np
 
 from mlx_qnext.mlx_lm_parts import create_attention_mask
 from mlx_qnext.model.layers import RecurrentLayer
@@ -21,7 +22,8 @@ from mlx_qnext.model.pooled_experts import PooledExperts
 from mlx_qnext.model.stretch import Layer
 from mlx_qnext.model.trunk import Trunk, recurrent_state, store_state
 
-States = tuple[tuple[mx.array, ...], ...]
+Watch: TypeAlias = Callable[[int, np.ndarray], None]
+States: TypeAlias = tuple[tuple[mx.array, ...], ...]
 
 
 @dataclass(frozen=True)
@@ -38,12 +40,18 @@ class Swept:
 
 
 def sweep(
-    trunk: Trunk, tokens: Sequence[int], cache: Sequence[Any], ends: Sequence[int], mark: int
+    trunk: Trunk,
+    tokens: Sequence[int],
+    cache: Sequence[Any],
+    ends: Sequence[int],
+    mark: int | None = None,
+    watch: Watch | None = None,
 ) -> Generator[int, None, Swept]:
     """Run `tokens` over the caches in chunks that end at `ends`; after each layer yields how many layers have seen them.
 
     The caches are of one position again only when it returns; whoever leaves it earlier takes them back. `mark` is one of
-    the ends where recurrent states are wanted, or none of them.
+    the ends where recurrent states are wanted. `watch` is told of each layer with routed experts, by its index, which of them
+    the tokens visit, `[T, K]`.
 
     Raises:
         CheckpointError: an expert cannot be read.
@@ -57,6 +65,8 @@ def sweep(
             mx.eval(chunks[n], memory.state)
             if end == mark and isinstance(layer, RecurrentLayer):
                 marked.append(tuple(memory.cache))
+        if watch is not None and isinstance(layer.feed_forward, SparseMoe):
+            watch(done - 1, _routes(layer, layer.feed_forward, chunks))
         chunks = _feed(layer, chunks)
         yield done
     return Swept(trunk.norm(mx.concatenate(chunks, axis=1)), tuple(marked))
@@ -68,6 +78,11 @@ def _mix(layer: Layer, x: mx.array, memory: Any) -> mx.array:
         store_state(memory, state, x.shape[1])
         return x
     return layer.mix(x, create_attention_mask(x, memory), memory)
+
+
+def _routes(layer: Layer, moe: SparseMoe, chunks: list[mx.array]) -> np.ndarray:
+    ids = [np.array(moe.route(layer.post_norm(x)).experts)[0, :, : moe.top_k] for x in chunks]
+    return np.concatenate(ids)
 
 
 def _feed(layer: Layer, chunks: list[mx.array]) -> list[mx.array]:

@@ -67,6 +67,11 @@ class Trunk(nn.Module):
         visited = [pooled for pooled in experts if isinstance(pooled, PooledExperts)]
         return self.norm(x), Verification(growing, recurrent, visited, inputs.shape[1])
 
+    def release(self) -> None:
+        """Hold on to no expert's arrays but where they are parameters."""
+        for group in self._groups:
+            group.release()
+
     def _masks(self, x: mx.array, caches: list[Any]) -> tuple[mx.array | None, mx.array | str | None]:
         """The masks of recurrent and attention layers, from the first cache of each kind."""
         kinds = (RecurrentLayer, AttentionLayer)
