@@ -10,12 +10,10 @@ from typing import Any
 
 import mlx.core as mx
 
-from benchmarks.synthetic import shapes
+from benchmarks.shape import Shape, modules
 
 SHARD_BYTES = 2_000_000_000
 _POOL = 1 << 28
-
-Shape = tuple[int, ...]
 
 
 def write_published(folder: Path, config: dict[str, Any]) -> int:
@@ -57,11 +55,11 @@ def _shards(config: dict[str, Any]) -> Iterator[list[tuple[str, Shape]]]:
 
 
 def _published_shapes(config: dict[str, Any]) -> Iterator[tuple[str, Shape]]:
-    for path, shape in shapes(config):
+    for path, shape in modules(config).items():
         name = path if len(shape) == 1 or path.endswith(".weight") else f"{path}.weight"
         if name.endswith(".conv1d.weight"):
-            channels, kernel, one = shape
-            yield name, (channels, one, kernel)
+            channels, *taps = shape
+            yield name, (channels, *reversed(taps))
         elif ".switch_mlp." in name:
             yield from ((name.replace("switch_mlp", f"experts.{n}"), shape[1:]) for n in range(shape[0]))
         else:

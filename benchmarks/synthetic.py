@@ -1,68 +1,55 @@
-"""Checkpoints of any shape in random 4-bit weights, made on the device: shapes too large to ship cost nothing to store."""
+"""Checkpoints of any shape in random 4-bit weights: made on the device, or written to a disk as a folder that qnext runs.
+
+PYTHONPATH=. python benchmarks/synthetic.py DEST [--layers 48] [--experts 512] [--skew 0] [--mtp] [--seed 0]
+
+The 80B shape takes 45 GB. Random routers visit all experts more or less alike; with `--skew 0.2` the busiest quarter
+takes three fifths of the visits, as is plausible for a trained model (`benchmarks/skew.py` measures it).
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+import argparse
+import sys
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from time import perf_counter
 
 import mlx.core as mx
 
-from mlx_qnext.checkpoint import Checkpoint, TensorInfo
+from benchmarks.random_weights import RandomWeights
+from benchmarks.shape import (
+    FULL_SHAPE,
+    GROUP,
+    Config,
+    Shape,
+    bits_of,
+    centre_of,
+    is_packed,
+    modules,
+    plain_mean,
+    quantised,
+    step_of,
+    tensors,
+)
+from benchmarks.synthetic_folder import EOS_IDS, write_folder
+from mlx_qnext.checkpoint import Checkpoint
+from mlx_qnext.errors import QnextError
 
-# Qwen3-Next-80B-A3B as published, but for the eos ids.
-FULL_SHAPE: dict[str, Any] = {
-    "model_type": "qwen3_next",
-    "vocab_size": 151936,
-    "hidden_size": 2048,
-    "num_hidden_layers": 48,
-    "intermediate_size": 5120,
-    "num_attention_heads": 16,
-    "num_key_value_heads": 2,
-    "head_dim": 256,
-    "full_attention_interval": 4,
-    "linear_num_key_heads": 16,
-    "linear_num_value_heads": 32,
-    "linear_key_head_dim": 128,
-    "linear_value_head_dim": 128,
-    "linear_conv_kernel_dim": 4,
-    "num_experts": 512,
-    "num_experts_per_tok": 10,
-    "moe_intermediate_size": 512,
-    "shared_expert_intermediate_size": 512,
-    "decoder_sparse_step": 1,
-    "mlp_only_layers": [],
-    "norm_topk_prob": True,
-    "rms_norm_eps": 1e-6,
-    "max_position_embeddings": 262144,
-    "rope_theta": 1e7,
-    "partial_rotary_factor": 0.25,
-    "tie_word_embeddings": False,
-}
-_GATES = ("mlp.gate", "mlp.shared_expert_gate")
-_GROUP = 64
 _DTYPE = mx.bfloat16
 
 
 class SyntheticCheckpoint(Checkpoint):
-    """A `Checkpoint` in MLX layout that makes its tensors: 4 bits in groups of 64, gates at 8, as mlx-lm converts.
+    """A `Checkpoint` in MLX layout that makes its tensors when they are asked for."""
 
-    Args:
-        config: a `config.json` without its quantisation.
-        dtype: of everything that is not packed.
-    """
-
-    _shapes: dict[str, tuple[int, ...]]
+    _shapes: dict[str, Shape]
 
     @classmethod
-    def make(cls, config: dict[str, Any], *, mtp: bool = False) -> SyntheticCheckpoint:
+    def make(cls, config: Config, *, mtp: bool = False) -> SyntheticCheckpoint:
         """The checkpoint of this configuration, with or without an MTP head; nothing is made until `arrays` are evaluated."""
-        made_of = dict(shapes(config)) | (dict(_mtp(config)) if mtp else {})
-        overrides = {path: {"bits": 8, "group_size": _GROUP} for path in made_of if path.endswith(_GATES)}
-        quantised = config | {"quantization": {"bits": 4, "group_size": _GROUP, **overrides}}
-        tensors = {info.name: info for path, shape in made_of.items() for info in _tensors(path, shape)}
-        made = cls(Path("synthetic"), quantised, tensors, {}, "mlx", "mlx" if mtp else None)
-        object.__setattr__(made, "_shapes", made_of)
+        shapes = modules(config, mtp=mtp)
+        stored = {info.name: info for path, shape in shapes.items() for info in tensors(path, shape)}
+        made = cls(Path("synthetic"), quantised(config, shapes), stored, {}, "mlx", "mlx" if mtp else None)
+        object.__setattr__(made, "_shapes", shapes)
         return made
 
     def arrays(self, names: Iterable[str]) -> dict[str, mx.array]:
@@ -73,100 +60,55 @@ class SyntheticCheckpoint(Checkpoint):
 
     def _make(self, path: str) -> dict[str, mx.array]:
         shape = self._shapes[path]
-        if not _quantised(path, shape):
-            around = 0.0 if path.endswith(("A_log", "dt_bias", "conv1d.weight")) else 1.0
-            return {path: (around + 0.1 * mx.random.normal(shape)).astype(_DTYPE)}
-        bits = 8 if path.endswith(_GATES) else 4
+        if not is_packed(path, shape):
+            return {path: (plain_mean(path) + 0.1 * mx.random.normal(shape)).astype(_DTYPE)}
         *rows, columns = shape
-        packed = mx.random.randint(0, 1 << 32, (*rows, columns * bits // 32), dtype=mx.uint32)
-        # Uniform integers around 0 with the spread of a trained matrix of this width.
-        scale = 1.7 * columns**-0.5 / (1 << (bits - 1))
-        scales = mx.full((*rows, columns // _GROUP), scale, dtype=_DTYPE)
+        packed = mx.random.randint(0, 1 << 32, (*rows, columns * bits_of(path) // 32), dtype=mx.uint32)
+        scales = mx.full((*rows, columns // GROUP), step_of(path, columns), dtype=_DTYPE)
         return {
             f"{path}.weight": packed,
             f"{path}.scales": scales,
-            f"{path}.biases": scales * -(1 << (bits - 1)),
+            f"{path}.biases": scales * -centre_of(path),
         }
 
 
-def _quantised(path: str, shape: tuple[int, ...]) -> bool:
-    return len(shape) > 1 and "conv1d" not in path
+def main() -> int:
+    """Write the checkpoint that the arguments describe; the exit code."""
+    arguments = _arguments()
+    changed = {"num_hidden_layers": arguments.layers, "num_experts": arguments.experts}
+    config = FULL_SHAPE | changed | {"eos_token_id": list(EOS_IDS)}
+    weights = RandomWeights(modules(config, mtp=arguments.mtp), arguments.seed, arguments.skew)
+    start = perf_counter()
+
+    def show(done: int, total: int) -> None:
+        print(f"{done / 1e9:.1f} of {total / 1e9:.1f} GB, {perf_counter() - start:.0f} s", flush=True)
+
+    try:
+        write_folder(arguments.dest, config, weights, show, chat=True)
+    except QnextError as error:
+        print(error, file=sys.stderr)
+        return error.exit_code
+    print(f"{arguments.dest} is complete, {perf_counter() - start:.0f} s.")
+    return 0
 
 
-def _tensors(path: str, shape: tuple[int, ...]) -> list[TensorInfo]:
-    """Names and shapes as a file's header would list them."""
-
-    def info(name: str, dtype: str, shape: tuple[int, ...]) -> TensorInfo:
-        return TensorInfo(name, Path("synthetic"), dtype, shape, 0, 0)
-
-    if not _quantised(path, shape):
-        return [info(path, "BF16", shape)]
-    *rows, columns = shape
-    bits = 8 if path.endswith(_GATES) else 4
-    groups = (*rows, columns // _GROUP)
-    return [
-        info(f"{path}.weight", "U32", (*rows, columns * bits // 32)),
-        info(f"{path}.scales", "BF16", groups),
-        info(f"{path}.biases", "BF16", groups),
-    ]
-
-
-def shapes(c: dict[str, Any]) -> Iterator[tuple[str, tuple[int, ...]]]:
-    """Module or tensor path → shape before quantisation, of everything in a checkpoint in MLX layout."""
-    width, vocabulary = c["hidden_size"], c["vocab_size"]
-    yield "model.embed_tokens", (vocabulary, width)
-    for n in range(c["num_hidden_layers"]):
-        yield from _layer(c, f"model.layers.{n}", attention=(n + 1) % c["full_attention_interval"] == 0)
-    yield "model.norm.weight", (width,)
-    yield "lm_head", (vocabulary, width)
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("dest", type=Path, help="a new folder")
+    parser.add_argument("--layers", type=int, default=FULL_SHAPE["num_hidden_layers"])
+    parser.add_argument("--experts", type=int, default=FULL_SHAPE["num_experts"])
+    parser.add_argument("--skew", type=float, default=0.0, help="0: all experts alike; 0.2: as trained ones")
+    parser.add_argument("--mtp", action="store_true", help="with an MTP head, in mtp.safetensors")
+    parser.add_argument("--seed", type=int, default=0)
+    arguments = parser.parse_args()
+    if arguments.layers < 1:
+        parser.error("--layers must be at least 1")
+    if arguments.experts < FULL_SHAPE["num_experts_per_tok"]:
+        parser.error(f"--experts must be at least {FULL_SHAPE['num_experts_per_tok']}, which a token visits")
+    if not 0 <= arguments.skew <= 2:
+        parser.error("--skew must lie between 0 and 2")
+    return arguments
 
 
-def _mtp(c: dict[str, Any]) -> Iterator[tuple[str, tuple[int, ...]]]:
-    width = c["hidden_size"]
-    yield "mtp.fc", (width, 2 * width)
-    for name in ("pre_fc_norm_embedding", "pre_fc_norm_hidden", "norm"):
-        yield f"mtp.{name}.weight", (width,)
-    yield from _layer(c, "mtp.layers.0", attention=True)
-
-
-def _layer(c: dict[str, Any], path: str, *, attention: bool) -> Iterator[tuple[str, tuple[int, ...]]]:
-    yield f"{path}.input_layernorm.weight", (c["hidden_size"],)
-    yield f"{path}.post_attention_layernorm.weight", (c["hidden_size"],)
-    yield from (_attention(c, f"{path}.self_attn") if attention else _recurrent(c, f"{path}.linear_attn"))
-    yield from _experts(c, f"{path}.mlp")
-
-
-def _attention(c: dict[str, Any], path: str) -> Iterator[tuple[str, tuple[int, ...]]]:
-    width, head = c["hidden_size"], c["head_dim"]
-    queries, keys = c["num_attention_heads"] * head, c["num_key_value_heads"] * head
-    yield f"{path}.q_proj", (2 * queries, width)
-    yield f"{path}.k_proj", (keys, width)
-    yield f"{path}.v_proj", (keys, width)
-    yield f"{path}.o_proj", (width, queries)
-    yield f"{path}.q_norm.weight", (head,)
-    yield f"{path}.k_norm.weight", (head,)
-
-
-def _recurrent(c: dict[str, Any], path: str) -> Iterator[tuple[str, tuple[int, ...]]]:
-    width, heads = c["hidden_size"], c["linear_num_value_heads"]
-    keys = c["linear_num_key_heads"] * c["linear_key_head_dim"]
-    values = heads * c["linear_value_head_dim"]
-    yield f"{path}.in_proj_qkvz", (2 * keys + 2 * values, width)
-    yield f"{path}.in_proj_ba", (2 * heads, width)
-    yield f"{path}.conv1d.weight", (2 * keys + values, c["linear_conv_kernel_dim"], 1)
-    yield f"{path}.A_log", (heads,)
-    yield f"{path}.dt_bias", (heads,)
-    yield f"{path}.norm.weight", (c["linear_value_head_dim"],)
-    yield f"{path}.out_proj", (width, values)
-
-
-def _experts(c: dict[str, Any], path: str) -> Iterator[tuple[str, tuple[int, ...]]]:
-    width, count = c["hidden_size"], c["num_experts"]
-    inner, shared = c["moe_intermediate_size"], c["shared_expert_intermediate_size"]
-    yield f"{path}.gate", (count, width)
-    yield f"{path}.shared_expert_gate", (1, width)
-    for name in ("gate_proj", "up_proj"):
-        yield f"{path}.switch_mlp.{name}", (count, inner, width)
-        yield f"{path}.shared_expert.{name}", (shared, width)
-    yield f"{path}.switch_mlp.down_proj", (count, width, inner)
-    yield f"{path}.shared_expert.down_proj", (width, shared)
+if __name__ == "__main__":
+    sys.exit(main())
