@@ -15,7 +15,7 @@ import mlx.core as mx
 
 from mlx_qnext.checkpoint import PACKED_DTYPE, Checkpoint, TensorInfo
 from mlx_qnext.config import ModelConfig
-from mlx_qnext.errors import MemoryLimitError
+from mlx_qnext.errors import MemoryLimitError, UsageError
 from mlx_qnext.experts.memory import allotted_bytes
 from mlx_qnext.experts.workspace import SPAN_STEP, Workspace
 from mlx_qnext.ops.device import compute_dtype
@@ -97,7 +97,13 @@ class MemoryNeeds:
     def of(
         cls, checkpoint: Checkpoint, config: ModelConfig, context_tokens: int = DEFAULT_CONTEXT_TOKENS
     ) -> MemoryNeeds:
-        """Those of a checkpoint; of the context at most as much counts as the model has."""
+        """Those of a checkpoint; of the context at most as much counts as the model has.
+
+        Raises:
+            UsageError: there is no such context.
+        """
+        if context_tokens < 1:
+            raise UsageError(f"A context of {context_tokens} tokens is asked for, expected at least 1.")
         context_tokens = min(context_tokens, config.max_position_embeddings)
         itemsize = _activation(checkpoint).size
         trunk, experts = _weights(checkpoint.tensors.values(), itemsize, config.num_experts)
@@ -192,6 +198,7 @@ def plan_memory(
 
     Raises:
         MemoryLimitError: more is asked for than the machine has, or there is less than the smallest total that works.
+        UsageError: there is no such context.
     """
     needs = MemoryNeeds.of(checkpoint, config, context_tokens)
     return needs.within(allotted_bytes(asked_bytes), asked_bytes)
