@@ -11,11 +11,13 @@ import typer
 
 from cli import terminal
 from cli.loading import EMBEDDED
-from cli.options import MODEL_VARIABLE
+from cli.options import MODEL_VARIABLE, Context, Memory
+from cli.plan import plan_facts
 from cli.routing import visits_of
 from cli.views.inspection import inspection
 from cli.views.progress import Progress
 from mlx_qnext.errors import UsageError
+from mlx_qnext.experts import DEFAULT_CONTEXT_TOKENS
 
 if TYPE_CHECKING:
     from mlx_qnext.checkpoint import Checkpoint
@@ -41,6 +43,8 @@ def inspect(
     svg: Annotated[
         Path | None, typer.Option("--svg", metavar="<file>", help="Draw --routing in this file too.")
     ] = None,
+    memory: Memory = "auto",
+    context: Context = DEFAULT_CONTEXT_TOKENS,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object instead.")] = False,
 ) -> None:
     """Show what a model is and holds. No weights are downloaded and none are read, except by --verify and --routing."""
@@ -51,7 +55,7 @@ def inspect(
     if routing is not None and not as_json:
         visits_of(model, routing, svg).show()
         return
-    facts = _facts(model)
+    facts = _facts(model, memory, context)
     if verify:
         facts["verified"] = _verified(facts["path"])
     if routing is not None:
@@ -62,10 +66,12 @@ def inspect(
         terminal.out().print(inspection(facts))
 
 
-def _facts(model: str) -> dict[str, Any]:
+def _facts(model: str, memory: str, context: int) -> dict[str, Any]:
     from mlx_qnext.config import ModelConfig
+    from mlx_qnext.experts.memory import parse_size
     from mlx_qnext.sizes import bytes_by_part, count_parameters, precisions_by_part
 
+    asked_bytes = parse_size(memory)
     path, checkpoint = _open(model)
     config = ModelConfig.from_dict(checkpoint.config)
     parameters, sizes = count_parameters(checkpoint, config), bytes_by_part(checkpoint)
@@ -78,6 +84,7 @@ def _facts(model: str) -> dict[str, Any]:
         "bytes": {"total": sum(sizes.values()), **sizes},
         "quantization": {part: list(labels) for part, labels in precisions_by_part(checkpoint).items()},
         "mtp": checkpoint.has_mtp,
+        "plan": plan_facts(checkpoint, config, asked_bytes, context),
         **_made_by(path),
     }
 

@@ -57,6 +57,19 @@ Draft = Annotated[
         help="Tokens that the MTP head drafts a step; auto takes what is fastest, 0 drafts nothing.",
     ),
 ]
+Memory = Annotated[
+    str,
+    typer.Option(
+        "--memory",
+        metavar="<auto|size>",
+        help="What the model may take in all, as 8G or 512M: weights, cache and workspace; experts that find no room are read "
+        "when they are needed.",
+    ),
+]
+Context = Annotated[
+    int,
+    typer.Option("--context", metavar="<tokens>", help="For how long a context memory is set aside."),
+]
 
 
 class Sampling(TypedDict):

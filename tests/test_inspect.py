@@ -9,11 +9,13 @@ from pathlib import Path
 import pytest
 from builders import write_hf_checkpoint
 from fakes.hub import COMMIT, serving
+from fp8_builder import write_fp8_checkpoint
 from huggingface_hub import constants
 
 from cli.main import main
 from mlx_qnext import hub, remote
-from mlx_qnext.errors import CheckpointError
+from mlx_qnext.errors import CheckpointError, UsageError
+from mlx_qnext.experts import memory
 
 REPO = "qwen/tiny"
 SHARD = "model-00002-of-00003.safetensors"
@@ -45,8 +47,8 @@ def inspect(monkeypatch, capsys, *arguments: str) -> tuple[int, str, str]:
 def test_a_repository_is_shown_from_its_headers_and_leaves_nothing(
     server, published, tmp_path, monkeypatch, capsys
 ):
-    local = inspect(monkeypatch, capsys, str(published), "--json")
-    there = inspect(monkeypatch, capsys, REPO, "--json")
+    local = inspect(monkeypatch, capsys, str(published), "--json", "--memory", "2G")
+    there = inspect(monkeypatch, capsys, REPO, "--json", "--memory", "2G")
     assert there[0] == 0
     assert there[2] == ""
     address = {"path": f"hf://{REPO}@{COMMIT}"}
@@ -69,3 +71,45 @@ def test_what_is_wrong_there_is_one_line(server, monkeypatch, capsys):
     assert (code, out) == (CheckpointError.exit_code, "")
     assert err.startswith(f"qnext: {REPO}/{SHARD} is cut short")
     assert err.count("\n") == 1
+
+
+class TestThePlanOfMemory:
+    def plan(self, monkeypatch, capsys, *arguments: str) -> dict:
+        code, out, _ = inspect(monkeypatch, capsys, *arguments, "--json")
+        assert code == 0
+        return json.loads(out)["plan"]
+
+    def test_it_is_for_what_is_asked_even_of_another_machine(self, published, monkeypatch, capsys):
+        plan = self.plan(monkeypatch, capsys, str(published), "--memory", "9000G", "--context", "100")
+        assert (plan["asked"], plan["given"], plan["context"]) == (9000 * 10**9, 9000 * 10**9, 100)
+        assert (plan["fits"], plan["regime"], plan["share"]) == (True, "resident", 1.0)
+        assert plan["slots"] == {"least": 4, "most": 4, "of": 4}
+        assert plan["bytes"]["total"] == sum(n for part, n in plan["bytes"].items() if part != "total")
+
+    def test_without_asking_it_is_for_what_this_machine_can_spare(self, published, monkeypatch, capsys):
+        monkeypatch.setattr(memory, "allotted_bytes", lambda asked: 3_000_000_000)
+        plan = self.plan(monkeypatch, capsys, str(published))
+        assert (plan["asked"], plan["given"], plan["context"]) == (None, 3_000_000_000, 512)
+
+    def test_a_model_that_cannot_fit_is_shown_with_the_smallest_that_works(
+        self, published, monkeypatch, capsys
+    ):
+        plan = self.plan(monkeypatch, capsys, str(published), "--memory", "1M")
+        assert plan["fits"] is False
+        assert plan["bytes"]["total"] <= plan["smallest"]
+        assert self.plan(monkeypatch, capsys, str(published), "--memory", str(plan["smallest"]))["fits"]
+        assert "Too little" in inspect(monkeypatch, capsys, str(published), "--memory", "1M")[1]
+
+    def test_weights_that_are_not_run_here_have_none(self, tmp_path, monkeypatch, capsys):
+        folder, _ = write_fp8_checkpoint(tmp_path / "fp8")
+        assert self.plan(monkeypatch, capsys, str(folder)) is None
+        assert inspect(monkeypatch, capsys, str(folder))[0] == 0
+
+    @pytest.mark.parametrize(
+        ("arguments", "phrase"),
+        [(("--memory", "8X"), "'8X' is no size of memory"), (("--context", "0"), "context of 0 tokens")],
+    )
+    def test_what_cannot_be_meant_is_one_line(self, published, monkeypatch, capsys, arguments, phrase):
+        code, out, err = inspect(monkeypatch, capsys, str(published), *arguments)
+        assert (code, out, err.count("\n")) == (UsageError.exit_code, "", 1)
+        assert phrase in err

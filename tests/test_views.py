@@ -37,6 +37,40 @@ FACTS = {
     "mtp": False,
 }
 
+PLAN = {
+    "fits": True,
+    "regime": "streaming",
+    "asked": 8_000_000_000,
+    "given": 8_000_000_000,
+    "smallest": 4_260_000_000,
+    "context": 8192,
+    "span": 2048,
+    "share": 0.0928,
+    "slots": {"least": 47, "most": 48, "of": 512},
+    "bytes": {
+        "total": 7_998_000_000,
+        "trunk": 1_533_000_000,
+        "experts": 4_573_000_000,
+        "cache": 436_000_000,
+        "state": 395_000_000,
+        "workspace": 612_000_000,
+        "headroom": 449_000_000,
+    },
+}
+RESIDENT = PLAN | {
+    "regime": "resident",
+    "asked": None,
+    "given": 60_000_000_000,
+    "share": 1.0,
+    "slots": {"least": 512, "most": 512, "of": 512},
+}
+PLANS = {
+    "streaming": PLAN,
+    "resident": RESIDENT,
+    "too-little": PLAN | {"fits": False, "asked": 2_000_000_000, "given": 2_000_000_000},
+    "dense": RESIDENT | {"slots": None},
+}
+
 STREAMED = ExpertStats(940, 60, 12_300_000_000, 10, 11_000_000_000, 44_000_000_000)
 
 
@@ -173,6 +207,13 @@ def test_a_models_facts(width: int) -> None:
     screen, file = console(width, terminal=False)
     screen.print(inspection(FACTS))
     check(f"inspection-{width}", file.getvalue())
+
+
+@pytest.mark.parametrize("name", PLANS)
+def test_a_plan_of_memory_beside_a_models_facts(name: str) -> None:
+    screen, file = console(80, terminal=False)
+    screen.print(inspection(FACTS | {"plan": PLANS[name]}))
+    check(f"inspection-{name}", file.getvalue())
 
 
 def test_the_figures_of_an_answer_in_words() -> None:

@@ -8,7 +8,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from cli.views.units import count, size
+from cli.views.units import count, percent, size
 
 
 def inspection(facts: dict[str, Any]) -> RenderableType:
@@ -29,4 +29,42 @@ def inspection(facts: dict[str, Any]) -> RenderableType:
         heading += f"made from {facts['source']} by the recipe {facts['recipe']}\n"
     if "verified" in facts:
         heading += f"all {facts['verified']} tensors are what they were when they were made\n"
-    return Group(Text(heading), table)
+    shown: list[RenderableType] = [Text(heading), table]
+    if facts.get("plan"):
+        shown += [Text(), _plan(facts["plan"]), Text(f"\n{_regime(facts['plan'])}")]
+    return Group(*shown)
+
+
+def _plan(plan: dict[str, Any]) -> RenderableType:
+    """What is set aside in memory, part by part."""
+    table = Table(box=None, pad_edge=False, header_style="dim")
+    table.add_column("memory")
+    table.add_column("size", justify="right")
+    table.add_column("for")
+    slots = plan["slots"]
+    purposes = {
+        "trunk": "weights that are always there",
+        "experts": _slots(slots["least"], slots["most"], slots["of"]) if slots else "–",
+        "cache": f"a context of {plan['context']}",
+        "state": "recurrent layers, snapshots",
+        "workspace": f"{plan['span']} tokens at once",
+        "headroom": "everything else",
+    }
+    for part, purpose in purposes.items():
+        table.add_row(part, size(plan["bytes"][part]), purpose)
+    whose = "this machine can spare" if plan["asked"] is None else "given"
+    table.add_row("total", size(plan["bytes"]["total"]), f"of {size(plan['given'])} {whose}", style="bold")
+    return table
+
+
+def _slots(least: int, most: int, of: int) -> str:
+    return f"{least if least == most else f'{least} to {most}'} of {of} a layer"
+
+
+def _regime(plan: dict[str, Any]) -> str:
+    """What the plan means, in words."""
+    if not plan["fits"]:
+        return f"Too little: the smallest that works is {size(plan['smallest'])}, and this is its plan."
+    if plan["regime"] == "resident":
+        return "Everything finds room: each weight is read once, and stays."
+    return f"{percent(plan['share'])} of the experts find room at a time; the others are read when they are needed."

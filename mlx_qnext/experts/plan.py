@@ -16,12 +16,10 @@ import mlx.core as mx
 from mlx_qnext.checkpoint import PACKED_DTYPE, Checkpoint, TensorInfo
 from mlx_qnext.config import ModelConfig
 from mlx_qnext.errors import MemoryLimitError, UsageError
+from mlx_qnext.experts import DEFAULT_CONTEXT_TOKENS
 from mlx_qnext.experts.memory import allotted_bytes
 from mlx_qnext.experts.workspace import SPAN_STEP, Workspace
 from mlx_qnext.ops.device import compute_dtype
-
-# Holds a long question and a long thought; every 8,192 tokens more take 0.2 GB in half precision.
-DEFAULT_CONTEXT_TOKENS = 8192
 
 _ROUTED = re.compile(r"(.+\.mlp)\.(?:switch_mlp|experts)\.")
 _DTYPES = {"F32": mx.float32, "F16": mx.float16}
@@ -33,6 +31,7 @@ _STATES = 5
 # Python, MLX, tokenizer and vocabulary; and the part of what is always there that allocators lose on top.
 _PROGRAM_BYTES = 300_000_000
 _LOST = 16
+_ROUND = 10_000_000
 # Where experts have to be fetched, this part of what is left is for reading prompts in longer spans: fewer sweeps over all.
 _SPAN_SHARE = 8
 
@@ -65,6 +64,12 @@ class MemoryPlan:
     asked_bytes: int | None
     slots: Mapping[str, int]
     num_experts: int
+
+    @property
+    def taken_bytes(self) -> int:
+        """The sum of the parts."""
+        always = self.trunk_bytes + self.cache_bytes + self.state_bytes
+        return always + self.workspace_bytes + self.headroom_bytes + self.experts_bytes
 
     @property
     def complete(self) -> bool:
@@ -119,9 +124,10 @@ class MemoryNeeds:
 
     @property
     def smallest_bytes(self) -> int:
-        """The smallest total with which the model runs."""
+        """The smallest total with which the model runs, in whole 10 MB, so that nothing is lost where it is written down."""
         slots = self.least_slots * sum(self.expert_bytes.values())
-        return self._fixed_bytes + self.headroom_bytes + self._least_workspace + slots
+        least = self._fixed_bytes + self.headroom_bytes + self._least_workspace + slots
+        return -(-least // _ROUND) * _ROUND
 
     @property
     def headroom_bytes(self) -> int:
@@ -176,11 +182,11 @@ class MemoryNeeds:
         return max(least, self.workspace.for_span(self.workspace.largest_span(most)))
 
     def _too_little(self, total_bytes: int, asked_bytes: int | None) -> str:
-        least = f"{_rounded_up(self.smallest_bytes):.1f} GB"
+        least = f"{self.smallest_bytes / 1e9:.2f} GB"
         needs = (
             f"The model needs {least} of memory for a context of {self.workspace.context_tokens} tokens, and"
         )
-        has = f"{total_bytes / 1e9:.1f} GB"
+        has = f"{total_bytes // _ROUND * _ROUND / 1e9:.2f} GB"
         if asked_bytes is None:
             return (
                 f"{needs} this machine can spare {has}: close other programs, or plan for a shorter context."
@@ -247,8 +253,3 @@ def _shared_out(room_bytes: int, sizes: Mapping[str, int], num_experts: int) -> 
         remaining -= size * more
         slots[path] = each + more
     return slots
-
-
-def _rounded_up(size_bytes: int) -> float:
-    """In GB with one decimal, and no less: whoever gives as much gives enough."""
-    return -(-size_bytes // 100_000_000) / 10
