@@ -19,6 +19,7 @@ from cli.views.answer import AnswerView
 from cli.views.stats import stats_line
 from cli.views.thought import Thinking
 from mlx_qnext.errors import INTERRUPTED_EXIT_CODE, ContextLengthError, TokenizerError
+from mlx_qnext.experts import DEFAULT_CONTEXT_TOKENS
 from mlx_qnext.generate.events import Finished
 from mlx_qnext.generate.request import GenerationConfig
 
@@ -41,6 +42,8 @@ def chat(
     max_tokens: options.MaxTokens = None,
     stop: options.Stop = None,
     draft: options.Draft = "auto",
+    memory: options.Memory = "auto",
+    context: options.Context = DEFAULT_CONTEXT_TOKENS,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object an answer instead.")] = False,
 ) -> None:
     """Talk with the model; it remembers the conversation. Ctrl-C stops an answer, Ctrl-D leaves."""
@@ -55,7 +58,7 @@ def chat(
     }
     config = options.request(sampling, max_tokens=max_tokens, stop=stop, no_think=no_think, draft=draft)
     err = terminal.err()
-    session = load_engine(model, err).session()
+    session = load_engine(model, err, memory, context).session()
     talk = _Talk(
         session, Conversation(system, thinking), config, err, (model or EMBEDDED) if as_json else None
     )

@@ -15,6 +15,7 @@ from cli.views.answer import AnswerView
 from cli.views.stats import stats_line
 from cli.views.thought import Thinking
 from mlx_qnext.errors import INTERRUPTED_EXIT_CODE, UsageError
+from mlx_qnext.experts import DEFAULT_CONTEXT_TOKENS
 
 
 def generate(
@@ -35,6 +36,8 @@ def generate(
     max_tokens: options.MaxTokens = None,
     stop: options.Stop = None,
     draft: options.Draft = "auto",
+    memory: options.Memory = "auto",
+    context: options.Context = DEFAULT_CONTEXT_TOKENS,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object instead.")] = False,
 ) -> None:
     """Answer one prompt. The answer goes to stdout, the thought and the figures to stderr."""
@@ -50,7 +53,7 @@ def generate(
     config = options.request(sampling, max_tokens=max_tokens, stop=stop, no_think=no_think, draft=draft)
     messages = _messages(system, _prompt(prompt))
     out, err = terminal.out(), terminal.err()
-    engine = load_engine(model, err)
+    engine = load_engine(model, err, memory, context)
     view = None if as_json else AnswerView(out, err, thinking)
     result = answer(engine.session(), messages, config, err, view)
     if as_json:

@@ -53,13 +53,13 @@ def inspect(
     if verify and routing is not None:
         raise UsageError("--verify and --routing answer two questions: give one of them.")
     if routing is not None and not as_json:
-        visits_of(model, routing, svg).show()
+        visits_of(model, routing, svg, memory, context).show()
         return
     facts = _facts(model, memory, context)
     if verify:
         facts["verified"] = _verified(facts["path"])
     if routing is not None:
-        facts["routing"] = visits_of(model, routing, svg).facts()
+        facts["routing"] = visits_of(model, routing, svg, memory, context).facts()
     if as_json:
         typer.echo(json.dumps(facts, ensure_ascii=False))
     else:

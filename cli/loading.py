@@ -20,16 +20,21 @@ EMBEDDED_NOTE = (
 )
 
 
-def load_engine(model: str | None, err: Console) -> Engine:
+def load_engine(model: str | None, err: Console, memory: str, context: int) -> Engine:
     """The engine of the model named, or of the embedded one, which is said.
 
+    Args:
+        memory: what it may take, as `--memory` has it. context: for how many tokens memory is set aside.
+
     Raises:
-        QnextError: as `mlx_qnext.load`.
+        UsageError: the memory is no size. QnextError: as `mlx_qnext.load`.
     """
     if model is None:
         note(err, EMBEDDED_NOTE)
     import mlx_qnext
+    from mlx_qnext.experts.memory import parse_size
 
+    memory_bytes = parse_size(memory)
     with (
         Progress(err, "Downloading", "bytes") as download,
         Progress(err, "Loading layers", "count") as layers,
@@ -39,4 +44,10 @@ def load_engine(model: str | None, err: Console) -> Engine:
             download.close()
             layers.update(done, total)
 
-        return mlx_qnext.load(model or EMBEDDED, on_download=download.update, on_layer=on_layer)
+        return mlx_qnext.load(
+            model or EMBEDDED,
+            memory_bytes=memory_bytes,
+            context_tokens=context,
+            on_download=download.update,
+            on_layer=on_layer,
+        )

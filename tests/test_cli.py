@@ -177,7 +177,7 @@ class _Interrupted(ScriptedSession):
 def test_json_interrupted_is_still_one_object(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr("cli.generate.load_engine", lambda model, err: _Interrupted())
+    monkeypatch.setattr("cli.generate.load_engine", lambda *arguments: _Interrupted())
     assert exit_code(monkeypatch, "generate", "hi", "--json") == 130
     result = json.loads(capsys.readouterr().out)
     assert (result["finish_reason"], result["text"]) == ("cancelled", "It is")
@@ -186,7 +186,7 @@ def test_json_interrupted_is_still_one_object(
 def test_a_piped_chat_ends_where_it_is_interrupted(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr("cli.chat.load_engine", lambda model, err: _Interrupted())
+    monkeypatch.setattr("cli.chat.load_engine", lambda *arguments: _Interrupted())
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"first\nsecond\n")))
     assert exit_code(monkeypatch, "chat") == 130
     assert capsys.readouterr().err.count("stopped") == 1
@@ -288,7 +288,7 @@ def test_a_closed_stdin_is_no_obstacle_to_an_argument() -> None:
 def test_what_the_encoding_lacks_is_replaced_and_the_answer_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
     written = io.BytesIO()
     monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(written, encoding="latin-1"))
-    monkeypatch.setattr("cli.generate.load_engine", lambda model, err: _Japanese())
+    monkeypatch.setattr("cli.generate.load_engine", lambda *arguments: _Japanese())
     assert exit_code(monkeypatch, "generate", "hi") == 0
     assert written.getvalue() == b"?? sushi\n"
 
