@@ -81,6 +81,9 @@ class Pool:
         self._dtype, self._reader, self._in_place = dtype, reader, in_place
         self._guarded: dict[int, mx.array] = {}
         self._number = 0
+        # What the visit at hand waits for. Not in its frame: an interruption may come before a name is bound there.
+        self._underway: _Batch | None = None
+        self._absent = np.zeros(0, np.int64)
         self._open(slots)
 
     @property
@@ -129,14 +132,14 @@ class Pool:
         """
         self.finish()
         visits = Visits(ids, self.stored.routed + 1)
-        present, absent = self.table.take_on(visits.experts)
+        present, self._absent = self.table.take_on(visits.experts)
         self.counts.hits += int((present < self.stored.routed).sum())
-        self.counts.misses += len(absent)
-        if len(absent) or ids.size > _ONE_WAVE:
+        self.counts.misses += len(self._absent)
+        if len(self._absent) or ids.size >= _ONE_WAVE:
             with self._reader.awaited():
-                yield from self._serve_in_waves(visits, present, visits.busiest_last(absent))
+                yield from self._serve_in_waves(visits, present)
         else:
-            yield Wave(np.arange(ids.size), self.table.slots_of(ids.reshape(-1)), in_order=False)
+            yield Wave(np.arange(ids.size), self.table.slots_of(ids.reshape(-1)))
         self._undecided = ids[:0] if certain is None else ids[certain:]
         self._use(ids[: len(ids) - len(self._undecided)])
 
@@ -154,8 +157,9 @@ class Pool:
         self._finish_to(self._number - 2)
 
     def finish(self) -> None:
-        """Wait for every output that reads a slot."""
+        """Wait for every output that reads a slot, and give up what an interrupted visit waited for."""
         self._finish_to(self._number)
+        self._give_up()
 
     def warm(self, experts: Sequence[int], most: int) -> int:
         """Read up to `most` of the experts, the first that are absent, into free slots; returns how many, 0 where none.
@@ -167,8 +171,14 @@ class Pool:
         """
         self._reader.hold_back()
         claimed, slots = self.table.claim(experts, most)
-        if len(claimed):
-            self._settle(self._start(claimed, slots))
+        batch = _Batch(claimed, slots, [])
+        try:
+            if len(claimed):
+                self._start(batch)
+                self._settle(batch)
+        except BaseException:
+            self._await(batch)
+            raise
         return len(claimed)
 
     def shrink(self, slots: int) -> None:
@@ -200,31 +210,26 @@ class Pool:
         self._guard_of = np.zeros(total, np.int64)
         self._undecided = np.zeros((0, 1), np.int64)
 
-    def _serve_in_waves(self, visits: Visits, present: np.ndarray, absent: np.ndarray) -> Iterator[Wave]:
+    def _serve_in_waves(self, visits: Visits, present: np.ndarray) -> Iterator[Wave]:
         """What is present, then what is brought: each batch is read while the wave before it is computed."""
         needed = np.zeros(self.stored.routed + 1, bool)
         needed[present] = True
-        size = self._wave_size(len(present), len(absent), self.table.room(present))
-        batch: _Batch | None = None
         try:
+            self._absent = visits.busiest_last(self._absent)
+            size = self._wave_size(len(present), len(self._absent), self.table.room(present))
             for start in range(0, len(present), size):
-                batch, absent = self._bring(batch, absent, size, needed, visits.counts)
+                self._bring(size, needed, visits.counts)
                 wave = present[start : start + size]
                 yield visits.wave(wave, self.table.slots_of(wave))
                 needed[wave] = False
-            while batch is not None or len(absent):
-                batch, absent = self._bring(batch, absent, size, needed, visits.counts)
-                assert batch is not None
-                arriving, batch = batch, None
-                self.counts.read_bytes += self._settle(arriving)
-                needed[arriving.experts] = True
-                batch, absent = self._bring(batch, absent, size, needed, visits.counts)
-                yield visits.wave(arriving.experts, arriving.slots)
-                needed[arriving.experts] = False
+            while self._underway is not None or len(self._absent):
+                arrived = self._receive(size, needed, visits.counts)
+                needed[arrived.experts] = True
+                self._bring(size, needed, visits.counts)
+                yield visits.wave(arrived.experts, arrived.slots)
+                needed[arrived.experts] = False
         finally:
-            self.table.failed(absent)
-            if batch is not None:
-                self._await(batch)
+            self._give_up()
 
     def _wave_size(self, present: int, absent: int, room: int) -> int:
         """Experts a wave: all at once where they are few and find room, else so few that two waves find room."""
@@ -232,40 +237,54 @@ class Pool:
             return _ONE_WAVE
         return max(1, min(_WAVE, self.table.slots // 2))
 
-    def _bring(
-        self, batch: _Batch | None, absent: np.ndarray, size: int, needed: np.ndarray, visits: np.ndarray
-    ) -> tuple[_Batch | None, np.ndarray]:
-        """The batch that is on its way, or else the next one, where there are slots for it; and what remains absent."""
-        if batch is not None or not len(absent):
-            return batch, absent
-        slots, evicted = self.table.give(absent[:size], np.flatnonzero(needed), visits)
+    def _bring(self, size: int, needed: np.ndarray, visits: np.ndarray) -> None:
+        """Where no batch is on its way, begin to read the next one into the slots that there are for it."""
+        if self._underway is not None or not len(self._absent):
+            return
+        slots, evicted = self.table.give(self._absent[:size], np.flatnonzero(needed), visits)
         if not len(slots):
-            return None, absent
+            return
+        self._underway = _Batch(self._absent[: len(slots)], slots, [])
+        self._absent = self._absent[len(slots) :]
         self.counts.evicted += evicted
         self._finish_to(int(self._guard_of[slots].max()))
-        return self._start(absent[: len(slots)], slots), absent[len(slots) :]
+        self._start(self._underway)
 
-    def _start(self, experts: np.ndarray, slots: np.ndarray) -> _Batch:
-        return _Batch(experts, slots, self._reader.start(self._routes, experts.tolist(), slots.tolist()))
+    def _receive(self, size: int, needed: np.ndarray, visits: np.ndarray) -> _Batch:
+        """The batch that is on its way, or else the next one, when it has arrived."""
+        self._bring(size, needed, visits)
+        assert self._underway is not None
+        batch = self._underway
+        self.counts.read_bytes += self._settle(batch)
+        self._underway = None
+        return batch
+
+    def _give_up(self) -> None:
+        """Nothing is waited for any more: what has not arrived is absent."""
+        if self._underway is not None:
+            self._await(self._underway)
+            self._underway = None
+        self.table.failed(self._absent)
+        self._absent = self._absent[:0]
+
+    def _start(self, batch: _Batch) -> None:
+        # One by one: of an interrupted batch, those that have begun are known.
+        batch.reads.extend(self._reader.start(self._routes, batch.experts.tolist(), batch.slots.tolist()))
 
     def _settle(self, batch: _Batch) -> int:
         """Wait until the batch has arrived; returns the bytes read.
 
         Raises:
-            CheckpointError: it cannot be read; its experts are absent.
+            CheckpointError: it cannot be read.
         """
-        try:
-            wait(batch.reads)
-            count = sum(read.result() for read in batch.reads)
-        except BaseException:
-            self._await(batch)
-            raise
+        wait(batch.reads)
+        count = sum(read.result() for read in batch.reads)
         self._land(batch.slots)
         self.table.arrived(batch.experts, batch.slots)
         return count
 
     def _await(self, batch: _Batch) -> None:
-        """Wait until nothing of the batch is written any more, and count its experts as absent."""
+        """Wait until nothing of the batch is written any more, and count those that have not arrived as absent."""
         wait(batch.reads)
         self.table.failed(batch.experts, batch.slots)
 

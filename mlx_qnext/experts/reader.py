@@ -48,11 +48,13 @@ class Reader:
 
     def start(
         self, routes: Sequence[Route], experts: Sequence[int], slots: Sequence[int]
-    ) -> list[Future[int]]:
-        """Begin to read each expert into its slot; the results are bytes read, and raise CheckpointError."""
+    ) -> Iterator[Future[int]]:
+        """Begin, as this is gone through, to read each expert into its slot; the results are bytes read, and raise
+        CheckpointError."""
         pairs = sorted(zip(experts, slots, strict=True))
         bounds = np.linspace(0, len(pairs), min(_THREADS, len(pairs)) + 1).astype(int)
-        return [self._threads.submit(self._read, routes, pairs[a:b]) for a, b in pairwise(bounds)]
+        for a, b in pairwise(bounds):
+            yield self._threads.submit(self._read, routes, pairs[a:b])
 
     @contextmanager
     def awaited(self) -> Iterator[None]:

@@ -100,10 +100,10 @@ class SlotTable:
             self._change.notify_all()
 
     def failed(self, experts: np.ndarray, slots: np.ndarray | None = None) -> None:
-        """Experts that were coming, into `slots` where they had some, are absent."""
+        """Of the experts, those that are still coming, into `slots` where they had some, are absent."""
         with self._change:
             if slots is not None:
-                self._expert_in[slots] = _NONE
+                self._expert_in[slots[[e in self._coming for e in experts.tolist()]]] = _NONE
             self._coming.difference_update(experts.tolist())
             self._change.notify_all()
 
