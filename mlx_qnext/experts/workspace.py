@@ -21,10 +21,12 @@ _SCORES = 2
 # Arrays as wide as the recurrence's channels or its values that are alive at its peak, the latter in fp32.
 _CHANNEL_ARRAYS = 4
 _VALUE_ARRAYS = 10
-# The waves that are computed, that begin, and that end.
+# A wave's memory is taken as soon as it is begun, which is while the one before it is computed.
 _WAVES = 2
 # How often a matrix is there in full precision while it is multiplied by: as unpacked, and laid out anew.
 _UNPACKED = {Backend.CPU: 2, Backend.METAL: 0, Backend.CUDA: 1}
+# With as many visits for each of them on average, all experts of a layer are unpacked at once.
+_UNPACK_FROM_ROWS = {Backend.CPU: 8, Backend.CUDA: 6}
 
 
 @dataclass(frozen=True)
@@ -41,16 +43,18 @@ class Workspace:
 
     def for_span(self, tokens: int) -> int:
         """Bytes that are taken where experts have to be fetched, and `tokens` go through a layer together."""
+        # While a wave is computed, the weights of the next one are already being unpacked.
         streams = tokens * _STREAMS * self.config.hidden_size * self.itemsize
-        return streams + max(self._mixing(tokens), self._visiting(tokens, _WAVE_EXPERTS))
+        return streams + max(self._mixing(tokens), self._visiting(tokens, _WAVE_EXPERTS + _WAVE_EXPERTS // 2))
 
     def for_chunk(self) -> int:
         """Bytes that are taken where all experts are in memory."""
-        tokens, c = self.chunk_tokens, self.config
-        together = c.num_experts + 1 if backend() is Backend.CUDA else _WAVE_EXPERTS
+        c, tokens = self.config, self.chunk_tokens
+        visits, stack = tokens * (c.num_experts_per_tok + 1), c.num_experts + 1
+        unpacks = visits >= _UNPACK_FROM_ROWS.get(backend(), visits + 1) * stack
         # Rows are gathered for their experts, and put back in order afterwards.
-        sorting = 2 * tokens * (c.num_experts_per_tok + 1) * c.hidden_size * self.itemsize
-        return max(self._mixing(tokens), self._visiting(tokens, together) + sorting)
+        sorting = 2 * visits * c.hidden_size * self.itemsize
+        return max(self._mixing(tokens), self._visiting(tokens, stack if unpacks else 0) + sorting)
 
     @property
     def chunk_tokens(self) -> int:
@@ -75,13 +79,13 @@ class Workspace:
         rows = max(attention_rows, c.linear_conv_dim + c.linear_value_dim, 2 * c.intermediate_size)
         return chunk * max(scores, recurrence) + self._unpacked(rows)
 
-    def _visiting(self, tokens: int, together: int) -> int:
-        """Of the experts: every visit's output, what those that are computed take, and their weights."""
+    def _visiting(self, tokens: int, unpacked: int) -> int:
+        """Of the experts: every visit's output, what those that are computed take, and the weights of as many of them."""
         c = self.config
         visits = (c.num_experts_per_tok + 1) * c.hidden_size
         # The shared expert is visited by all tokens, and its wave is the largest.
         wave = _WAVES * (2 * c.hidden_size + 3 * c.moe_intermediate_size)
-        rows = together * 2 * c.moe_intermediate_size
+        rows = unpacked * 3 * c.moe_intermediate_size
         return tokens * (visits + wave) * self.itemsize + self._unpacked(rows)
 
     def _unpacked(self, rows: int) -> int:
