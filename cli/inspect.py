@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from cli import terminal
+from cli.forecast import measured_forecast, recalled_forecast
 from cli.loading import EMBEDDED
 from cli.options import MODEL_VARIABLE, Context, Memory
 from cli.plan import plan_facts
@@ -43,21 +44,32 @@ def inspect(
     svg: Annotated[
         Path | None, typer.Option("--svg", metavar="<file>", help="Draw --routing in this file too.")
     ] = None,
+    forecast: Annotated[
+        bool,
+        typer.Option(
+            "--forecast", help="Measure how fast the model will decode within --memory; it is loaded for it."
+        ),
+    ] = False,
     memory: Memory = "auto",
     context: Context = DEFAULT_CONTEXT_TOKENS,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object instead.")] = False,
 ) -> None:
-    """Show what a model is and holds. No weights are downloaded and none are read, except by --verify and --routing."""
+    """Show what a model is and holds. No weights are downloaded and none are read, except by --verify, --routing and
+    --forecast."""
     if svg is not None and routing is None:
         raise UsageError("--svg draws what --routing counts: name a prompt too, with --routing FILE.")
     if verify and routing is not None:
         raise UsageError("--verify and --routing answer two questions: give one of them.")
+    if forecast and routing is not None:
+        raise UsageError("--forecast and --routing answer two questions: give one of them.")
     if routing is not None and not as_json:
         visits_of(model, routing, svg, memory, context).show()
         return
     facts = _facts(model, memory, context)
     if verify:
         facts["verified"] = _verified(facts["path"])
+    if forecast:
+        facts["forecast"] = measured_forecast(model, memory, context)
     if routing is not None:
         facts["routing"] = visits_of(model, routing, svg, memory, context).facts()
     if as_json:
@@ -74,6 +86,7 @@ def _facts(model: str, memory: str, context: int) -> dict[str, Any]:
     asked_bytes = parse_size(memory)
     path, checkpoint = _open(model)
     config = ModelConfig.from_dict(checkpoint.config)
+    plan = plan_facts(checkpoint, config, asked_bytes, context)
     parameters, sizes = count_parameters(checkpoint, config), bytes_by_part(checkpoint)
     return {
         "path": path,
@@ -84,7 +97,8 @@ def _facts(model: str, memory: str, context: int) -> dict[str, Any]:
         "bytes": {"total": sum(sizes.values()), **sizes},
         "quantization": {part: list(labels) for part, labels in precisions_by_part(checkpoint).items()},
         "mtp": checkpoint.has_mtp,
-        "plan": plan_facts(checkpoint, config, asked_bytes, context),
+        "plan": plan,
+        "forecast": recalled_forecast(checkpoint, plan["share"]) if plan and plan["fits"] else None,
         **_made_by(path),
     }
 

@@ -8,9 +8,10 @@ from mlx_qnext.generate.events import ExpertStats, Finished, MemoryStats, MtpSta
 
 
 def record(result: Finished, model: str) -> str:
-    """One line of JSON: `text`, `thinking`, `finish_reason`, `usage` in tokens, `speed`, `mtp`, `experts`, `memory`, and the
-    model as it was named.
+    """One line of JSON: `text`, `thinking`, `finish_reason`, `usage` in tokens, `speed`, `forecast`, `mtp`, `experts`,
+    `memory`, and the model as it was named.
 
+    `forecast` is what had been measured before for this model within this memory, without drafts; null where nothing had been.
     `mtp` says what drafting came to, and is null where nothing could draft; its `speedup_estimate` compares with a few plain
     steps of the same answer. `experts` is null where all were loaded before the first request, `memory` where nothing was
     planned.
@@ -28,14 +29,20 @@ def record(result: Finished, model: str) -> str:
         "speed": {
             "ttft_ms": round(stats.ttft_ms, 1),
             "prefill_tps": round(stats.prefill_tps, 1),
-            "decode_tps": round(stats.decode_tps, 1),
+            "decode_tps": _tps(stats.decode_tps),
         },
+        "forecast": None if stats.forecast_tps is None else {"decode_tps": _tps(stats.forecast_tps)},
         "mtp": None if stats.mtp is None else _mtp(stats.mtp),
         "experts": None if stats.experts is None else _experts(stats.experts),
         "memory": None if stats.memory is None else _memory(stats.memory),
         "model": model,
     }
     return json.dumps(facts, ensure_ascii=False)
+
+
+def _tps(tps: float) -> float:
+    """A model that is read from the disk may take seconds for a token."""
+    return round(tps, 1 if tps >= 10 else 3)
 
 
 def _mtp(mtp: MtpStats) -> dict[str, object]:

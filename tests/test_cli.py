@@ -75,6 +75,7 @@ def test_json_is_one_object_with_these_keys() -> None:
         "finish_reason",
         "usage",
         "speed",
+        "forecast",
         "mtp",
         "experts",
         "memory",

@@ -16,7 +16,8 @@ from spoiling import describe, overwrite, retensor
 
 from mlx_qnext.checkpoint import Checkpoint
 from mlx_qnext.errors import CheckpointError
-from mlx_qnext.experts.hot import cache_folder, hot_key, load_hot, save_hot
+from mlx_qnext.experts.hot import hot_key, load_hot, save_hot
+from mlx_qnext.experts.remembered import cache_folder
 from mlx_qnext.hub import resolve
 
 KEY = "0123abcd"

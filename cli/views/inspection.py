@@ -8,6 +8,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from cli.views.forecast import forecast_text
 from cli.views.units import count, percent, size
 
 
@@ -32,6 +33,8 @@ def inspection(facts: dict[str, Any]) -> RenderableType:
     shown: list[RenderableType] = [Text(heading), table]
     if facts.get("plan"):
         shown += [Text(), _plan(facts["plan"]), Text(f"\n{_regime(facts['plan'])}")]
+    if facts.get("forecast"):
+        shown.append(Text(f"\n{forecast_text(facts['forecast'])}"))
     return Group(*shown)
 
 

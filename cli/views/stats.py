@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from cli.views.units import percent, seconds, size
-from mlx_qnext.generate.events import ExpertStats, Finished, MtpStats
+from cli.views.units import percent, rate, seconds, size
+from mlx_qnext.generate.events import ExpertStats, Finished, GenerationStats, MtpStats
 
 _ENDINGS = {"stop": "", "length": "cut off at the token limit", "cancelled": "stopped"}
 
@@ -14,7 +14,7 @@ def stats_line(result: Finished) -> str:
     stats = result.stats
     parts = [f"{stats.completion_tokens} tokens"]
     if stats.decode_tps:
-        parts.append(f"{stats.decode_tps:.1f} tok/s")
+        parts.append(_speed(stats))
     if stats.mtp is not None and stats.mtp.rounds:
         parts += _drafting(stats.mtp)
     if stats.experts is not None and stats.experts.read_bytes:
@@ -24,6 +24,15 @@ def stats_line(result: Finished) -> str:
     parts.append(f"prompt {stats.prompt_tokens}" + _cached(stats.cached_tokens))
     parts += [ending for ending in [_ENDINGS[result.reason]] if ending]
     return " · ".join(parts)
+
+
+def _speed(stats: GenerationStats) -> str:
+    """The fact, and beside it the forecast, which knows no drafts."""
+    fact = rate(stats.decode_tps)
+    if stats.forecast_tps is None:
+        return fact
+    drafted = stats.mtp is not None and stats.mtp.rounds
+    return f"{fact} (forecast {rate(stats.forecast_tps)}{' without drafts' if drafted else ''})"
 
 
 def _drafting(mtp: MtpStats) -> list[str]:

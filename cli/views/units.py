@@ -24,3 +24,8 @@ def seconds(value: float) -> str:
         return f"{value:.2g} s" if value < 1 else f"{value:.1f} s"
     minutes, rest = divmod(round(value), 60)
     return f"{minutes} min {rest} s" if minutes else f"{rest} s"
+
+
+def rate(tps: float) -> str:
+    """Tokens per second: 91.2 tok/s, 0.21 tok/s."""
+    return f"{tps:.2g} tok/s" if tps < 1 else f"{tps:.1f} tok/s"

@@ -1,44 +1,25 @@
 """Which experts of a model were asked for most, remembered between runs so that they are read first.
 
-One small JSON file for each model in the cache folder. It is a hint: whatever befalls it costs speed and nothing
-else, and it is safe to delete.
+It is a hint: whatever befalls its file costs speed and nothing else.
 """
 
 from __future__ import annotations
 
 import json
-import os
-import sys
 from collections.abc import Mapping, Sequence
-from contextlib import closing, suppress
+from contextlib import closing
 from hashlib import blake2b
 from pathlib import Path
-from tempfile import mkstemp
 from typing import TypeGuard
 
 from mlx_qnext.checkpoint import Checkpoint, TensorInfo
-from mlx_qnext.errors import CheckpointError
 from mlx_qnext.experts.files import WeightFiles
-from mlx_qnext.json_fields import read_json_object
+from mlx_qnext.experts.remembered import recalled, remember
 
+_FOLDER = "hot"
 # Models of one shape have the same headers: the first bytes of every file's weights tell them apart.
 _SAMPLE_BYTES = 4096
 _KEY_BYTES = 16
-
-
-def cache_folder() -> Path:
-    """Where this program keeps what it can do without: `QNEXT_CACHE`, or else where the platform keeps such things.
-
-    Raises:
-        RuntimeError: it would lie in the user's home, and there is none.
-    """
-    if chosen := os.environ.get("QNEXT_CACHE"):
-        return Path(chosen)
-    if sys.platform == "darwin":
-        return Path.home() / "Library" / "Caches" / "qnext"
-    # Relative paths are to be ignored: https://specifications.freedesktop.org/basedir-spec, "XDG_CACHE_HOME".
-    caches = Path(os.environ.get("XDG_CACHE_HOME", ""))
-    return (caches if caches.is_absolute() else Path.home() / ".cache") / "qnext"
 
 
 def hot_key(checkpoint: Checkpoint) -> str:
@@ -69,11 +50,7 @@ def load_hot(key: str) -> dict[str, list[int]]:
 
     That the model has such modules and experts is for the caller to check.
     """
-    try:
-        content = read_json_object(_file(key))
-    except (CheckpointError, RuntimeError):
-        return {}
-    experts = content.get("experts")
+    experts = recalled(_FOLDER, key).get("experts")
     if not isinstance(experts, dict):
         return {}
     sound = {path: numbers for path, numbers in experts.items() if _are_experts(numbers)}
@@ -86,39 +63,10 @@ def save_hot(key: str, experts: Mapping[str, Sequence[int]]) -> bool:
     Args:
         experts: module path → its experts, the hottest first.
     """
-    content = json.dumps({"experts": {path: list(numbers) for path, numbers in experts.items()}})
-    try:
-        file = _file(key)
-        file.parent.mkdir(parents=True, exist_ok=True)
-        _replace(file, content)
-    except (OSError, RuntimeError):
-        return False
-    return True
-
-
-def _file(key: str) -> Path:
-    return cache_folder() / "hot" / f"{key}.json"
+    return remember(_FOLDER, key, {"experts": {path: list(numbers) for path, numbers in experts.items()}})
 
 
 def _are_experts(numbers: object) -> TypeGuard[list[int]]:
     if not isinstance(numbers, list) or not all(type(number) is int and number >= 0 for number in numbers):
         return False
     return len(set(numbers)) == len(numbers)
-
-
-def _replace(file: Path, content: str) -> None:
-    """Write the file whole or not at all: another run may read or write it at the same time.
-
-    Raises:
-        OSError: it cannot be written.
-    """
-    number, name = mkstemp(dir=file.parent, prefix=".")
-    os.close(number)
-    written = Path(name)
-    try:
-        written.write_text(content, encoding="utf-8")
-        written.replace(file)
-    except BaseException:
-        with suppress(OSError):
-            written.unlink()
-        raise

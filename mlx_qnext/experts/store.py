@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 
 import mlx.core as mx
 
@@ -27,10 +28,12 @@ class ExpertStore:
     Attributes:
         in_place: whether experts are written where MLX computes with them; otherwise each is copied there, and nothing is
             read in the background.
+        asked_by_user: whether experts that are present say what will be asked for again; a measurement's do not.
     """
 
     def __init__(self, files: WeightFiles, slots: Mapping[str, int]) -> None:
         self.in_place = writes_are_seen()
+        self.asked_by_user = True
         self.pools: dict[str, Pool] = {}
         self._reader, self._slots = Reader(files), slots
         self._background: threading.Thread | None = None
@@ -94,6 +97,12 @@ class ExpertStore:
         """Return when the background has nothing left to do."""
         if self._background is not None:
             self._background.join()
+
+    @contextmanager
+    def undisturbed(self) -> Iterator[None]:
+        """Within, the background holds back, when it has finished what it is about."""
+        with self._reader.awaited():
+            yield
 
     def shrink(self, share: float, least: int) -> int:
         """Give up this share of every pool's slots, down to `least`, and read nothing in the background any more.

@@ -14,6 +14,7 @@ from mlx_qnext.config import ModelConfig
 from mlx_qnext.experts.files import WeightFiles
 from mlx_qnext.experts.hot import hot_key, load_hot, save_hot
 from mlx_qnext.experts.plan import DEFAULT_CONTEXT_TOKENS, MemoryPlan, plan_memory
+from mlx_qnext.experts.remembered import WORTH_REMEMBERING_BYTES
 from mlx_qnext.experts.store import ExpertStore
 from mlx_qnext.generate.session import Session
 from mlx_qnext.generation_defaults import GenerationDefaults
@@ -22,9 +23,6 @@ from mlx_qnext.model.loading import build_model
 from mlx_qnext.model.qwen3_next import Model
 from mlx_qnext.ops.device import Backend, backend
 from mlx_qnext.tokenizer import Tokenizer
-
-# Experts that are read within a second are not worth a file in the user's cache.
-_WORTH_REMEMBERING_BYTES = 1_000_000_000
 
 
 @dataclass(frozen=True)
@@ -35,6 +33,7 @@ class Engine:
         path: the folder it was loaded from.
         defaults: what the model's publisher recommends for sampling.
         plan: what memory was set aside for. store: the experts, which are read when they are routed to.
+        key: under which things are remembered of these weights between runs.
         close: ends the reading of experts and remembers which were hot; happens by itself when nothing refers to the engine
             any more, and when the program ends. Nothing can be generated afterwards.
     """
@@ -46,6 +45,7 @@ class Engine:
     defaults: GenerationDefaults
     plan: MemoryPlan
     store: ExpertStore
+    key: str
     close: Callable[[], object]
 
     def session(self) -> Session:
@@ -90,13 +90,13 @@ def load(
         store.close()
         raise
     store.fill(load_hot(key))
-    engine = Engine(folder, config, network, tokenizer, defaults, plan, store, lambda: None)
+    engine = Engine(folder, config, network, tokenizer, defaults, plan, store, key, lambda: None)
     return replace(engine, close=weakref.finalize(network, _retire, store, key))
 
 
 def _retire(store: ExpertStore, key: str) -> None:
     store.close()
-    if store.total_bytes >= _WORTH_REMEMBERING_BYTES:
+    if store.asked_by_user and store.total_bytes >= WORTH_REMEMBERING_BYTES:
         save_hot(key, store.hottest())
 
 

@@ -120,6 +120,7 @@ class GenerationStats:
         mtp: of the drafts; `None` where nothing drafted.
         experts: of the experts' reading; `None` where all were loaded before the first request.
         memory: planned and used; `None` where nothing was planned.
+        forecast_tps: what had been forecast for plain decoding of this model within this memory; `None` where nothing had been.
     """
 
     prompt_tokens: int
@@ -131,6 +132,7 @@ class GenerationStats:
     mtp: MtpStats | None = None
     experts: ExpertStats | None = None
     memory: MemoryStats | None = None
+    forecast_tps: float | None = None
 
 
 @dataclass(frozen=True)

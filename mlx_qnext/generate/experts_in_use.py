@@ -26,11 +26,23 @@ class ExpertsInUse:
     plan: MemoryPlan
     model: Model
     _before: Counts = field(init=False)
+    _before_decoding: Counts = field(init=False)
     _told_bytes: int = field(init=False, default=0)
     _steps: int = field(init=False, default=0)
 
     def __post_init__(self) -> None:
-        self._before = self.store.counts
+        self._before = self._before_decoding = self.store.counts
+
+    def decoding_begins(self) -> None:
+        """The prompt has been read."""
+        self._before_decoding = self.store.counts
+
+    @property
+    def decoding_hit_rate(self) -> float:
+        """The share of experts that were in memory when decoding asked for them; 1 where it asked for none."""
+        now, before = self.store.counts, self._before_decoding
+        hits, misses = now.hits - before.hits, now.misses - before.misses
+        return hits / (hits + misses) if hits + misses else 1.0
 
     def stats(self) -> ExpertStats | None:
         """The request's figures so far; `None` for a model without experts."""

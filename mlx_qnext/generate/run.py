@@ -21,6 +21,7 @@ from mlx_qnext.generate.events import (
     TokensEmitted,
 )
 from mlx_qnext.generate.experts_in_use import ExpertsInUse
+from mlx_qnext.generate.forecasts import Outlook
 from mlx_qnext.generate.prefill import prefill
 from mlx_qnext.generate.sampler import Sampler
 from mlx_qnext.generate.speculative import Speculation
@@ -45,6 +46,7 @@ class Run:
     span_tokens: int
     experts: ExpertsInUse
     speculation: Speculation | None = None
+    outlook: Outlook | None = None
     notices: tuple[str, ...] = ()
     cached_tokens: int = 0
 
@@ -54,6 +56,7 @@ class Run:
         try:
             hidden = yield from self._read()
             if hidden is not None:
+                self.experts.decoding_begins()
                 yield from self._say(hidden)
         except (Exception, KeyboardInterrupt):
             self.timeline.restore()
@@ -129,6 +132,8 @@ class Run:
     def _stats(self) -> GenerationStats:
         stats = self.watch.stats(len(self.prompt.token_ids), self.cached_tokens, self.answer.token_count)
         stats = replace(stats, experts=self.experts.stats(), memory=self.experts.memory())
-        if self.speculation is None:
+        if self.speculation is not None:
+            stats = replace(stats, mtp=self.speculation.stats(stats.decode_tps))
+        if self.outlook is None:
             return stats
-        return replace(stats, mtp=self.speculation.stats(stats.decode_tps))
+        return self.outlook.beside(stats, self.experts.decoding_hit_rate)

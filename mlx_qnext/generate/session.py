@@ -9,11 +9,13 @@ from typing import TYPE_CHECKING, Any
 from mlx_qnext.cache.head import HeadCache
 from mlx_qnext.cache.hybrid import HybridCache
 from mlx_qnext.errors import ContextLengthError, TokenizerError, UsageError
+from mlx_qnext.experts.remembered import WORTH_REMEMBERING_BYTES
 from mlx_qnext.generate.answer import Answer
 from mlx_qnext.generate.depth import DraftDepth
 from mlx_qnext.generate.drafter import Drafter
 from mlx_qnext.generate.events import Event
 from mlx_qnext.generate.experts_in_use import ExpertsInUse
+from mlx_qnext.generate.forecasts import Outlook
 from mlx_qnext.generate.request import GenerationConfig
 from mlx_qnext.generate.run import Run
 from mlx_qnext.generate.sampler import Sampler
@@ -91,6 +93,7 @@ class Session:
             self._engine.plan.span_tokens,
             ExpertsInUse(self._engine.store, self._engine.plan, self._engine.model),
             self._speculation(sampler, config.draft),
+            self._outlook(),
             self._notices(asked, room, config.draft),
         ).events()
 
@@ -105,6 +108,12 @@ class Session:
         self._depth.begin(depth)
         drafter = Drafter(model, model.mtp, self._timeline, memory)
         return Speculation(model, self._timeline, sampler, drafter, self._depth)
+
+    def _outlook(self) -> Outlook | None:
+        """For models that are worth a file in the user's cache."""
+        engine = self._engine
+        worth = engine.store.total_bytes >= WORTH_REMEMBERING_BYTES
+        return Outlook(engine.key, engine.plan) if worth else None
 
     def _notices(self, asked: int, room: int, depth: int | None) -> tuple[str, ...]:
         notices: list[str] = []
