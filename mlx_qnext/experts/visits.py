@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 
@@ -12,12 +13,11 @@ class Wave:
     """A part of a visit that can be computed now.
 
     Attributes:
-        visits: indices into the flattened ids that were asked for. slots: of their experts, ascending where `in_order`.
+        visits: indices into the flattened ids that were asked for. slots: of their experts.
     """
 
     visits: np.ndarray
     slots: np.ndarray
-    in_order: bool
 
 
 class Visits:
@@ -29,10 +29,9 @@ class Visits:
 
     def __init__(self, ids: np.ndarray, experts: int) -> None:
         flat = ids.reshape(-1)
+        self._flat = flat
         self.counts = np.bincount(flat, minlength=experts)
         self.experts = np.flatnonzero(self.counts)
-        self._by_expert = np.argsort(flat, kind="stable")
-        self._ends = np.cumsum(self.counts)
 
     def busiest_last(self, experts: np.ndarray) -> np.ndarray:
         """The experts by their visits, ascending."""
@@ -42,5 +41,11 @@ class Visits:
         """All visits of the experts, in the order of their slots."""
         order = np.argsort(slots)
         counts = self.counts[experts[order]]
-        visits = [self._by_expert[self._ends[e] - self.counts[e] : self._ends[e]] for e in experts[order]]
-        return Wave(np.concatenate(visits), np.repeat(slots[order], counts), in_order=True)
+        by_expert, ends = self._by_expert
+        visits = [by_expert[ends[e] - self.counts[e] : ends[e]] for e in experts[order]]
+        return Wave(np.concatenate(visits), np.repeat(slots[order], counts))
+
+    @cached_property
+    def _by_expert(self) -> tuple[np.ndarray, np.ndarray]:
+        """All visits in the order of their experts, and where each expert's end."""
+        return np.argsort(self._flat, kind="stable"), np.cumsum(self.counts)

@@ -17,7 +17,7 @@ from mlx_qnext.ops.elementwise import gated, swiglu, weighted
 from mlx_qnext.ops.matrix import Matrix, join, matches
 
 # Fewer routed rows than this are looked up as they come; more are sorted first, so that an expert's weights are read once.
-_SORT_FROM_ROWS = 64
+SORT_FROM_ROWS = 64
 
 
 class Mlp(nn.Module):
@@ -59,7 +59,7 @@ class Experts(nn.Module):
     def __call__(self, x: mx.array, experts: mx.array) -> mx.array:
         """`x` `[B, T, D]`, `experts` `[B, T, K]` → each visit's output `[B, T, K, D]`."""
         B, T, K = experts.shape
-        if experts.size < _SORT_FROM_ROWS:
+        if experts.size < SORT_FROM_ROWS:
             return self._visit(x[:, :, None, None], experts, in_order=False)[..., 0, :]
         flat = experts.flatten()
         order = mx.argsort(flat)

@@ -11,7 +11,7 @@ import numpy as np
 from mlx_qnext.experts.pool import Pool
 from mlx_qnext.experts.visits import Wave
 from mlx_qnext.model.linear import ExpertLinear, Few
-from mlx_qnext.model.moe import Experts
+from mlx_qnext.model.moe import SORT_FROM_ROWS, Experts
 
 
 @dataclass(frozen=True)
@@ -95,9 +95,13 @@ class PooledExperts(Experts):
             yield output, wave.visits
 
     def _visit_wave(self, rows: mx.array, wave: Wave) -> mx.array:
+        slots = _indices(wave.slots)
+        if len(wave.slots) < SORT_FROM_ROWS:
+            return self._visit(rows[:, None], slots, in_order=False)[:, 0]
         distinct, index = np.unique(wave.slots, return_inverse=True)
-        few = Few(_indices(distinct), _indices(index))
-        return self._visit(rows[:, None], _indices(wave.slots), in_order=wave.in_order, few=few)[:, 0]
+        return self._visit(
+            rows[:, None], slots, in_order=True, few=Few(_indices(distinct), _indices(index))
+        )[:, 0]
 
     def _bind(self) -> None:
         self.gate_up = [ExpertLinear(part) for part in self._pool.gate_up()]
