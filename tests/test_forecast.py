@@ -1,4 +1,4 @@
-"""What is forecast follows from what was measured, is remembered, and stands beside what came of it."""
+"""What is forecast follows from what was measured, and stands beside what came of it."""
 
 from __future__ import annotations
 
@@ -34,9 +34,7 @@ from mlx_qnext.generate.forecast import decode_tps, forecast
 from mlx_qnext.generate.forecasts import (
     Forecast,
     Outlook,
-    PastForecast,
     PastRun,
-    recall_forecast,
     recall_run,
     remember_forecast,
     remember_run,
@@ -168,101 +166,6 @@ class TestMeasuring:
         assert decode_tps(step_s, 0.0, speed) == decode_tps(step_s, lacking, None) == 1 / step_s
         rates = [decode_tps(step_s, part * lacking, speed) for part in (0.0, 0.5, 1.0)]
         assert all(faster >= slower for faster, slower in pairwise(rates))
-
-
-FOREIGN = {
-    "nothing": b"",
-    "half of it": b'{"forecast": {"step_s": 4.0',
-    "a list": b"[1]",
-    "another object": b'{"experts": {}}',
-    "no objects": b'{"forecast": 3, "run": "x"}',
-    "a tower of brackets": b'{"run": ' + b"[" * 100_000,
-}
-SPOILT = [
-    ("step_s", "4"),
-    ("step_s", -1),
-    ("decode_tps", 0),
-    ("decode_tps", None),
-    ("hit_rate", 1.5),
-    ("hit_rate_seen", 1),
-    ("read_bytes_per_s", True),
-    ("made_on", "yesterday"),
-    ("share", None),
-    ("backend", 3),
-]
-
-
-class TestRemembering:
-    @given(
-        st.floats(1e-4, 1e3),
-        st.none() | st.floats(1e3, 1e12),
-        st.floats(0, 1),
-        st.floats(1e-4, 1e4),
-        st.booleans(),
-        st.dates(),
-        st.floats(0, 1),
-    )
-    def test_what_is_remembered_is_recalled(
-        self,
-        step_s: float,
-        read: float | None,
-        hits: float,
-        tps: float,
-        seen: bool,
-        day: date,
-        share: float,
-    ) -> None:
-        made = Forecast(step_s, read, hits, tps, seen)
-        assert remember_forecast(KEY, share, made, day)
-        assert recall_forecast(KEY, share) == PastForecast(made, day)
-
-    def test_a_forecast_and_a_run_stand_beside_each_other(self) -> None:
-        remember_forecast(KEY, 0.09, MADE, DAY)
-        remember_run(KEY, 0.09, RUN)
-        assert recall_forecast(KEY, 0.09) == PastForecast(MADE, DAY)
-        assert recall_run(KEY, 0.09) == RUN
-        assert recall_run("another", 0.09) is None
-
-    @pytest.mark.parametrize(
-        ("share", "same"),
-        [(0.5, True), (0.54, True), (0.46, True), (0.6, False), (0.4, False), (1.0, False)],
-    )
-    def test_it_is_for_nearly_the_same_share_in_memory(self, share: float, *, same: bool) -> None:
-        remember_run(KEY, 0.5, RUN)
-        assert (recall_run(KEY, share) == RUN) is same
-
-    def test_nearly_all_in_memory_is_not_all(self) -> None:
-        remember_run(KEY, 0.98, RUN)
-        assert recall_run(KEY, 1.0) is None
-
-    def test_it_is_for_one_back_end(self, cache: Path) -> None:
-        remember_run(KEY, 0.5, RUN)
-        file = cache / "forecasts" / f"{KEY}.json"
-        file.write_text(file.read_text().replace('"cpu"', '"metal"'))
-        assert recall_run(KEY, 0.5) is None
-
-    @pytest.mark.parametrize("content", FOREIGN.values(), ids=FOREIGN)
-    def test_what_is_damaged_or_foreign_counts_for_nothing_and_is_replaced(
-        self, cache: Path, content: bytes
-    ) -> None:
-        (cache / "forecasts").mkdir(parents=True)
-        (cache / "forecasts" / f"{KEY}.json").write_bytes(content)
-        assert (recall_forecast(KEY, 0.5), recall_run(KEY, 0.5)) == (None, None)
-        assert remember_run(KEY, 0.5, RUN)
-        assert recall_run(KEY, 0.5) == RUN
-
-    @pytest.mark.parametrize(("name", "value"), SPOILT)
-    def test_a_field_that_cannot_be_meant_spoils_it(self, cache: Path, name: str, value: object) -> None:
-        remember_forecast(KEY, 0.5, MADE, DAY)
-        file = cache / "forecasts" / f"{KEY}.json"
-        content = json.loads(file.read_text())
-        content["forecast"][name] = value
-        file.write_text(json.dumps(content))
-        assert recall_forecast(KEY, 0.5) is None
-
-    def test_a_cache_that_cannot_be_written_is_no_failure(self, cache: Path) -> None:
-        cache.write_text("a file where a folder should be")
-        assert not remember_forecast(KEY, 0.5, MADE)
 
 
 class TestAfterARun:
