@@ -18,13 +18,22 @@ from cli.record import record
 from cli.views.answer import AnswerView
 from cli.views.stats import stats_line
 from cli.views.thought import Thinking
-from mlx_qnext.errors import INTERRUPTED_EXIT_CODE, ContextLengthError, TokenizerError
+from mlx_qnext.errors import (
+    INTERRUPTED_EXIT_CODE,
+    CheckpointError,
+    ContextLengthError,
+    QnextError,
+    TokenizerError,
+)
 from mlx_qnext.experts import DEFAULT_CONTEXT_TOKENS
 from mlx_qnext.generate.events import Finished
 from mlx_qnext.generate.request import GenerationConfig
 
 if TYPE_CHECKING:
     from mlx_qnext import Session
+
+# After these the next question may be answered: the model is as it was, and a disk that went away may be back.
+_PASSING: tuple[type[QnextError], ...] = (CheckpointError, ContextLengthError, TokenizerError)
 
 
 def chat(
@@ -82,7 +91,8 @@ class _Talk:
         """Do what one text from the user asks for; `None` where that needs no answer.
 
         Raises:
-            EOFError: it asks to leave. ContextLengthError, TokenizerError: it cannot be asked, and is forgotten.
+            EOFError: it asks to leave. ContextLengthError, TokenizerError: it cannot be asked.
+            CheckpointError: an expert cannot be read. The question is forgotten, and what was said before it is not.
         """
         action, text = self.conversation.read(line)
         if action == "quit":
@@ -112,7 +122,7 @@ def _in_terminal(talk: _Talk, model: str) -> None:
         try:
             with unechoed():
                 talk.turn(text)
-        except (ContextLengthError, TokenizerError) as error:
+        except _PASSING as error:
             talk.err.print(str(error), style="red", soft_wrap=False)
         except EOFError:
             return
