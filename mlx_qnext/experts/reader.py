@@ -11,6 +11,7 @@ from itertools import pairwise
 
 import numpy as np
 
+from mlx_qnext.errors import CheckpointError
 from mlx_qnext.experts.arrays import SlotArray
 from mlx_qnext.experts.files import WeightFiles
 from mlx_qnext.experts.layout import StoredArray
@@ -43,18 +44,22 @@ class Reader:
     def __init__(self, files: WeightFiles) -> None:
         self._files = files
         self._threads = ThreadPoolExecutor(_THREADS, thread_name_prefix="qnext-read")
-        self._awaited = 0
+        self._awaited, self._hurried = 0, False
         self._change = threading.Condition()
 
     def start(
         self, routes: Sequence[Route], experts: Sequence[int], slots: Sequence[int]
     ) -> Iterator[Future[int]]:
         """Begin, as this is gone through, to read each expert into its slot; the results are bytes read, and raise
-        CheckpointError."""
+        CheckpointError.
+
+        Raises:
+            CheckpointError: the reader is closed.
+        """
         pairs = sorted(zip(experts, slots, strict=True))
         bounds = np.linspace(0, len(pairs), min(_THREADS, len(pairs)) + 1).astype(int)
         for a, b in pairwise(bounds):
-            yield self._threads.submit(self._read, routes, pairs[a:b])
+            yield self._submitted(routes, pairs[a:b])
 
     @contextmanager
     def awaited(self) -> Iterator[None]:
@@ -69,14 +74,29 @@ class Reader:
                 self._change.notify_all()
 
     def hold_back(self) -> None:
-        """Return when nobody waits for anything."""
+        """Return when nobody waits for anything, or nobody may hold back any more."""
         with self._change:
-            self._change.wait_for(lambda: not self._awaited)
+            self._change.wait_for(lambda: self._hurried or not self._awaited)
+
+    def hurry(self) -> None:
+        """From now on nobody holds back, whoever waits: an interrupted visit may never say that it waits no more."""
+        with self._change:
+            self._hurried = True
+            self._change.notify_all()
 
     def close(self) -> None:
-        """Return when no thread reads any more; what has not begun is dropped."""
-        self._threads.shutdown(cancel_futures=True)
+        """Return when no thread reads any more and nothing is left to be read."""
+        # Not cancelled: whoever waits for a read that the shutdown cancels waits for ever.
+        self._threads.shutdown()
         self._files.close()
+
+    def _submitted(self, routes: Sequence[Route], pairs: Sequence[tuple[int, int]]) -> Future[int]:
+        try:
+            return self._threads.submit(self._read, routes, pairs)
+        except RuntimeError:
+            raise CheckpointError(
+                "The model is closed, and its experts are read no more: load it again."
+            ) from None
 
     def _read(self, routes: Sequence[Route], pairs: Sequence[tuple[int, int]]) -> int:
         return sum(self._read_run(route, run) for route in routes for run in _runs(route.stored, pairs))

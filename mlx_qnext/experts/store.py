@@ -125,6 +125,7 @@ class ExpertStore:
 
     def _stop_filling(self) -> None:
         self._stopping.set()
+        self._reader.hurry()
         self.wait_until_filled()
 
     def _fill(self, hot: Mapping[str, Sequence[int]]) -> None:
