@@ -8,6 +8,7 @@ in its own `mtp.safetensors`, and has a layout of its own.
 
 from __future__ import annotations
 
+import errno
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -185,7 +186,7 @@ class Checkpoint:
                 loaded = cast("dict[str, mx.array]", mx.load(str(file)))
                 arrays |= {name: loaded[name] for name in wanted}
             except (RuntimeError, ValueError, KeyError):
-                raise CheckpointError(f"{file} changed while it was read: start again.") from None
+                raise _unloadable(file) from None
         return arrays
 
     def _loadable(self, name: str) -> TensorInfo:
@@ -198,6 +199,16 @@ class Checkpoint:
                 "computed with here: choose a bf16 model or one quantised with mlx-lm."
             )
         return tensor
+
+
+def _unloadable(file: Path) -> CheckpointError:
+    """Why MLX, which does not say it, cannot load a file that was sound a moment ago."""
+    try:
+        file.open("rb").close()
+    except OSError as error:
+        remedy = "raise the limit with ulimit -n" if error.errno == errno.EMFILE else "check the disk"
+        return CheckpointError(f"{file} cannot be opened ({error.strerror}): {remedy}.")
+    return CheckpointError(f"{file} changed while it was read: start again.")
 
 
 def _file_names(folder: Path) -> frozenset[str]:

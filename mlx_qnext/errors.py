@@ -3,7 +3,7 @@
     QnextError                    1   anything below, and nothing else, is shown without a traceback
     ├── UsageError                2   an argument that cannot be meant: a negative temperature, an empty prompt
     ├── ModelNotFoundError        3   no such folder, alias or repository
-    ├── CheckpointError           4   files that are damaged, incomplete or contradict each other
+    ├── CheckpointError           4   files that are damaged, incomplete, contradict each other or cannot be read
     ├── UnsupportedModelError     5   another architecture, or a quantisation this program does not compute
     ├── TokenizerError            6   tokenizer or chat template missing, unreadable or failing
     ├── ContextLengthError        7   more tokens than the model's context holds
@@ -38,7 +38,7 @@ class ModelNotFoundError(QnextError):
 
 
 class CheckpointError(QnextError):
-    """The checkpoint's files are damaged, incomplete, or contradict each other."""
+    """The checkpoint's files are damaged, incomplete, contradict each other, or cannot be read."""
 
     exit_code = 4
 

@@ -7,6 +7,7 @@ refuses. No tensor data is read, and nothing is allocated beyond the header's ow
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -83,7 +84,8 @@ def read_header(path: Path) -> Header:
             size = os.fstat(file.fileno()).st_size
             content = file.read(header_length(file.read(LENGTH_BYTES), path, size))
     except OSError as error:
-        raise CheckpointError(f"{path} cannot be read ({error.strerror}): check its permissions.") from None
+        remedy = "raise the limit with ulimit -n" if error.errno == errno.EMFILE else "check its permissions"
+        raise CheckpointError(f"{path} cannot be read ({error.strerror}): {remedy}.") from None
     return parse_header(content, path, size)
 
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -11,6 +12,7 @@ import mlx.core as mx
 
 from mlx_qnext.checkpoint import Checkpoint
 from mlx_qnext.config import ModelConfig
+from mlx_qnext.errors import CheckpointError, MemoryLimitError
 from mlx_qnext.experts.files import WeightFiles
 from mlx_qnext.experts.hot import hot_key, load_hot, save_hot
 from mlx_qnext.experts.plan import DEFAULT_CONTEXT_TOKENS, MemoryPlan, plan_memory
@@ -84,7 +86,8 @@ def load(
     _limit_memory(plan)
     store = ExpertStore(WeightFiles({tensor.file for tensor in checkpoint.tensors.values()}), plan.slots)
     try:
-        network, config = build_model(checkpoint, on_layer, store)
+        with _failures_told(folder, plan):
+            network, config = build_model(checkpoint, on_layer, store)
         key = hot_key(checkpoint)
     except BaseException:
         store.close()
@@ -98,6 +101,29 @@ def _retire(store: ExpertStore, key: str) -> None:
     store.close()
     if store.asked_by_user and store.total_bytes >= WORTH_REMEMBERING_BYTES:
         save_hot(key, store.hottest())
+
+
+@contextmanager
+def _failures_told(folder: Path, plan: MemoryPlan) -> Iterator[None]:
+    """Within, what MLX cannot allocate or read comes out as an error of ours.
+
+    Raises:
+        MemoryLimitError: there is less memory than was planned with. CheckpointError: weights cannot be read.
+    """
+    try:
+        yield
+    except (MemoryError, RuntimeError) as error:
+        # MLX tells its errors apart by their text alone.
+        if isinstance(error, MemoryError) or "alloc" in str(error) or "out of memory" in str(error):
+            raise MemoryLimitError(
+                f"The {plan.total_bytes / 1e9:.2f} GB that were planned for the model are not there: close other programs, "
+                "or give it less with --memory."
+            ) from None
+        if str(error).startswith("[read]"):
+            raise CheckpointError(
+                f"The weights in {folder} could not be read to their end: check the disk, and start again."
+            ) from None
+        raise
 
 
 def _limit_memory(plan: MemoryPlan) -> None:
