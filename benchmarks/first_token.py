@@ -1,6 +1,6 @@
 """From the shell to the first token of a short prompt: experts as they are needed, all weights first, and mlx-lm.
 
-PYTHONPATH=. python benchmarks/first_token.py FOLDER [--rounds 3] [--minutes 5]
+PYTHONPATH=. python benchmarks/first_token.py FOLDER [--prompt "What is 47 + 85?"] [--rounds 3] [--minutes 5]
 
 Every run is a process of its own, and the weights are dropped from the page cache before it; programs and libraries are not.
 The model has to fit into memory, or two of the three only show that it does not.
@@ -21,19 +21,18 @@ from time import perf_counter
 from measure import GREEDY, machine
 from page_cache import forget
 
-PROMPT = "What is 47 + 85?"
 # A program that reads a model does not see that it takes the machine down with it: this much is left to everything else.
 _LEFT_BYTES = 2_000_000_000
 
 
 def main() -> None:
     arguments = _arguments()
-    folder = str(arguments.folder)
+    folder, prompt = str(arguments.folder), arguments.prompt
     if arguments.only is not None:
-        _ONLY[arguments.only](arguments.folder)
+        _ONLY[arguments.only](arguments.folder, arguments.prompt)
         return
-    lazily = [sys.executable, "-m", "cli", "generate", PROMPT, "--model", folder, "--temp", "0"]
-    itself = [sys.executable, __file__, folder, "--only"]
+    lazily = [sys.executable, "-m", "cli", "generate", prompt, "--model", folder, "--temp", "0"]
+    itself = [sys.executable, __file__, folder, "--prompt", prompt, "--only"]
     cases = {
         "qnext, experts as they are needed": [*lazily, "--max-tokens", "1", "--draft", "0", "--json"],
         "qnext, all weights first": [*itself, "resident"],
@@ -52,6 +51,7 @@ def main() -> None:
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("folder", type=Path)
+    parser.add_argument("--prompt", default="What is 47 + 85?")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--minutes", type=float, default=5.0, help="after which a run is given up")
     parser.add_argument("--only", choices=sorted(_ONLY), help=argparse.SUPPRESS)
@@ -97,7 +97,7 @@ def _limit_memory() -> None:
     resource.setrlimit(resource.RLIMIT_AS, (most, most))
 
 
-def _resident(folder: Path) -> None:
+def _resident(folder: Path, text: str) -> None:
     from mlx_qnext import load_model
     from mlx_qnext.cache.hybrid import HybridCache
     from mlx_qnext.generate.prefill import prefill
@@ -107,7 +107,7 @@ def _resident(folder: Path) -> None:
 
     model, config = load_model(folder)
     tokenizer = Tokenizer.from_folder(folder)
-    prompt = tokenizer.prompt([{"role": "user", "content": PROMPT}]).token_ids
+    prompt = tokenizer.prompt([{"role": "user", "content": text}]).token_ids
     *_, read = prefill(model, Timeline(HybridCache(model.make_cache())), prompt, remember_at=0)
     assert read.hidden is not None
     token = Sampler(GREEDY, config.vocab_size, [], seed=0)(model.logits(read.hidden)[0, -1]).item()
@@ -115,11 +115,11 @@ def _resident(folder: Path) -> None:
     print(tokenizer.decode([token]), flush=True)
 
 
-def _peer(folder: Path) -> None:
+def _peer(folder: Path, text: str) -> None:
     from mlx_lm import load, stream_generate
 
     model, tokenizer = load(str(folder))[:2]
-    prompt = tokenizer.apply_chat_template([{"role": "user", "content": PROMPT}], add_generation_prompt=True)
+    prompt = tokenizer.apply_chat_template([{"role": "user", "content": text}], add_generation_prompt=True)
     print(next(iter(stream_generate(model, tokenizer, prompt, max_tokens=1))).token, flush=True)
 
 
