@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import threading
+from collections.abc import Generator
 from pathlib import Path
 
 import numpy as np
@@ -72,12 +73,15 @@ def test_a_visit_that_never_ends_does_not_keep_the_background_from_ending() -> N
     with pooled(DEMO, 32) as streamed:
         pool = next(iter(streamed.store.pools.values()))
         waves = pool.serve(np.arange(4)[None])
+        assert isinstance(waves, Generator)
         next(waves)
         streamed.store.fill({})
         closing = threading.Thread(target=streamed.store.close, daemon=True)
         closing.start()
         closing.join(30)
-        assert not closing.is_alive()
+        still_closing = closing.is_alive()
+        waves.close()
+        assert not still_closing
         with pytest.raises(CheckpointError, match="closed"):
             list(pool.serve(np.arange(8)[None]))
 
