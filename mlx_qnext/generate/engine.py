@@ -21,7 +21,7 @@ from mlx_qnext.experts.store import ExpertStore
 from mlx_qnext.generate.session import Session
 from mlx_qnext.generation_defaults import GenerationDefaults
 from mlx_qnext.hub import resolve
-from mlx_qnext.model.loading import build_model
+from mlx_qnext.model.loading import build_model, check_complete
 from mlx_qnext.model.qwen3_next import Model
 from mlx_qnext.ops.device import Backend, backend
 from mlx_qnext.tokenizer import Tokenizer
@@ -83,6 +83,8 @@ def load(
     eos_ids = defaults.eos_token_ids + config.eos_token_ids
     tokenizer = Tokenizer.from_folder(folder, eos_ids, config.vocab_size)
     plan = plan_memory(checkpoint, config, memory_bytes, context_tokens)
+    # Before memory is taken: a checkpoint that is refused has cost none.
+    check_complete(checkpoint)
     _limit_memory(plan)
     store = ExpertStore(WeightFiles({tensor.file for tensor in checkpoint.tensors.values()}), plan.slots)
     try:
