@@ -225,5 +225,5 @@ def test_a_limit_that_the_context_cannot_hold_is_said_before_anything_else(engin
 
 
 def test_too_little_memory_is_refused_with_what_works() -> None:
-    with pytest.raises(MemoryLimitError, match=r"needs 0\.\d GB .* 0\.0 GB are given"):
+    with pytest.raises(MemoryLimitError, match=r"needs 0\.\d\d GB .* 0\.00 GB are given"):
         mlx_qnext.load("demo", memory_bytes=5_000_000)
