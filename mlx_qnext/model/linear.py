@@ -17,6 +17,11 @@ from mlx_qnext.ops.matrix import Matrix, join_neighbours
 # tile size; Metal's is tiled and never needs this. `benchmarks/README.md` holds the measurements.
 _UNPACK_FROM_ROWS = {Backend.CPU: 8, Backend.CUDA: 8}
 _UNPACK_FROM_ROWS_PER_EXPERT = {Backend.CPU: 8, Backend.CUDA: 6}
+# On the CPU a matrix that leaves the cache while it is unpacked and laid out anew, one of more elements than this, needs
+# more rows.
+_LARGE_ELEMENTS = 1 << 20
+_UNPACK_LARGE_FROM_ROWS = {Backend.CPU: 48}
+_UNPACK_LARGE_FROM_ROWS_PER_EXPERT = {Backend.CPU: 28}
 _NEVER = 1 << 62
 
 
@@ -45,6 +50,13 @@ class _Stored(nn.Module):
         view = self.unpacked(index).swapaxes(-1, -2)
         return mx.contiguous(view) if backend() is Backend.CPU else view
 
+    def _unpack_from(self, x: mx.array, rows: dict[Backend, int], rows_if_large: dict[Backend, int]) -> int:
+        """From how many rows of input on (for experts: rows per expert) the weights are unpacked first."""
+        limit = rows.get(backend(), _NEVER)
+        if self.weight.shape[-2] * x.shape[-1] > _LARGE_ELEMENTS:
+            return rows_if_large.get(backend(), limit)
+        return limit
+
     def _packing(self, index: mx.array | slice | None = None) -> dict[str, Any]:
         """How packed weights are packed, as MLX's quantised operations take it."""
         assert self.precision is not None
@@ -68,7 +80,8 @@ class Linear(_Stored):
         return y if self.bias is None else y + self.bias
 
     def _product(self, x: mx.array) -> mx.array:
-        if prod(x.shape[:-1]) >= _UNPACK_FROM_ROWS.get(backend(), _NEVER):
+        rows = self._unpack_from(x, _UNPACK_FROM_ROWS, _UNPACK_LARGE_FROM_ROWS)
+        if prod(x.shape[:-1]) >= rows:
             return x @ self._transposed()
         if self.precision is None:
             return x @ self.weight.T
@@ -121,7 +134,7 @@ class ExpertLinear(_Stored):
 
     def __call__(self, x: mx.array, experts: mx.array, *, in_order: bool, few: Few | None = None) -> mx.array:
         """`x` `[…, 1, columns]` and `experts` `[…]` → `[…, 1, rows]`; `in_order` promises that `experts` is sorted."""
-        unpack_from = _UNPACK_FROM_ROWS_PER_EXPERT.get(backend(), _NEVER)
+        unpack_from = self._unpack_from(x, _UNPACK_FROM_ROWS_PER_EXPERT, _UNPACK_LARGE_FROM_ROWS_PER_EXPERT)
         read = self.weight.shape[0] if few is None else few.matrices.size
         if in_order and experts.size >= unpack_from * read:
             matrices, index = (slice(None), experts) if few is None else few

@@ -99,9 +99,9 @@ class PooledExperts(Experts):
         if len(wave.slots) < SORT_FROM_ROWS:
             return self._visit(rows[:, None], slots, in_order=False)[:, 0]
         distinct, index = np.unique(wave.slots, return_inverse=True)
-        return self._visit(
-            rows[:, None], slots, in_order=True, few=Few(_indices(distinct), _indices(index))
-        )[:, 0]
+        return self._visit(rows[:, None], slots, in_order=True, few=Few(_indices(distinct), _indices(index)))[
+            :, 0
+        ]
 
     def _bind(self) -> None:
         self.gate_up = [ExpertLinear(part) for part in self._pool.gate_up()]
