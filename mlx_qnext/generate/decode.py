@@ -18,13 +18,19 @@ from mlx_qnext.model.qwen3_next import Model
 def decode(model: Model, timeline: Timeline, hidden: mx.array, sampler: Sampler) -> Iterator[tuple[int, ...]]:
     """Endless groups of one token, from the prompt's last hidden state `[1, 1, hidden]` on.
 
-    When a group is yielded its tokens are on the timeline, and the model has run them over the cache.
+    When a group is yielded its tokens are on the timeline, and the model has run them over the cache; where experts have to be
+    fetched, they are and it has when the next one is asked for.
     """
     token = sampler(model.logits(hidden)[0, -1])
     mx.async_eval(token)
     while True:
+        # Where the host waits for every layer's router it can't be a step ahead, and the token is told before it is run.
+        told_first = not model.complete
+        if told_first:
+            yield (read(token),)
         group, _, token = step(model, timeline, token, sampler)
-        yield group
+        if not told_first:
+            yield group
 
 
 def step(
@@ -35,12 +41,12 @@ def step(
     following = sampler(model.logits(hidden)[0, -1])
     # The device works on the next token while the host handles this one.
     mx.async_eval(following)
-    group = (_read(token),)
+    group = (read(token),)
     timeline.append(group)
     return group, hidden, following
 
 
-def _read(token: mx.array) -> int:
+def read(token: mx.array) -> int:
     """Wait for a token."""
     value = token.item()
     assert isinstance(value, int)

@@ -77,7 +77,7 @@ class Run:
         steps = prefill(
             self.model, self.timeline, tokens, self.prompt.history_tokens, drafter, self.span_tokens
         )
-        with closing(steps):
+        with closing(steps), self.experts.store.undisturbed():
             for step in steps:
                 hidden = step.hidden
                 self.watch.chunk_read()

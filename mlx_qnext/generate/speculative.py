@@ -14,7 +14,7 @@ from typing import cast
 import mlx.core as mx
 
 from mlx_qnext.generate.acceptance import Verdict
-from mlx_qnext.generate.decode import step
+from mlx_qnext.generate.decode import read, step
 from mlx_qnext.generate.depth import DraftDepth
 from mlx_qnext.generate.drafter import Drafter
 from mlx_qnext.generate.events import MtpStats
@@ -39,7 +39,8 @@ class Speculation:
     def groups(self, hidden: mx.array) -> Iterator[tuple[int, ...]]:
         """Endless groups of one to five tokens, from the prompt's last hidden state `[1, 1, hidden]` on.
 
-        When a group is yielded its tokens are on the timeline, which can still be made to keep a part of them.
+        When a group is yielded its tokens are on the timeline, which can still be made to keep a part of them; a single
+        token may be told before, where experts have to be fetched to run it.
         """
         token = self.sampler(self.model.logits(hidden)[0, -1])
         mx.async_eval(token)
@@ -51,6 +52,10 @@ class Speculation:
                 # What a plain step left queued is not this round's time.
                 mx.eval(token)
                 start = self.clock()
+            # As in plain decoding: where experts have to be fetched, a token is told before it is run.
+            told_first = not drafted and not self.model.complete
+            if told_first:
+                yield (read(token),)
             group, token = self._round(token, drafted) if drafted else self._step(token)
             end = self.clock()
             # A plain step is over only when the next one has read its token.
@@ -58,7 +63,8 @@ class Speculation:
             self.depth.observe(drafted, len(group) - 1, end - start if own_time else None)
             self.tally.add(drafted, len(group) - 1)
             start = end
-            yield group
+            if not told_first:
+                yield group
 
     def stats(self, decode_tps: float) -> MtpStats:
         """What the rounds came to, in an answer of this speed."""
