@@ -151,9 +151,9 @@ def test_some_hundred_steps_are_right_to_the_bit(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("seed", [0, 1])
-@pytest.mark.parametrize("filling", [True, False])
-@pytest.mark.parametrize("slots", [TOP_K, 3, 5, EXPERTS])
+@pytest.mark.parametrize(
+    ("slots", "filling", "seed"), [(TOP_K, False, 0), (3, True, 1), (5, False, 1), (EXPERTS, True, 0)]
+)
 def test_thousands_of_steps_are_right_to_the_bit(
     folder: Path, slots: int, seed: int, *, filling: bool
 ) -> None:

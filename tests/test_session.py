@@ -224,6 +224,18 @@ def test_a_limit_that_the_context_cannot_hold_is_said_before_anything_else(engin
     assert "1000000" in first.message
 
 
+def test_what_slows_every_answer_down_is_said_once(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    few = replace(engine.plan, slots=dict.fromkeys(engine.plan.slots, 8))
+    monkeypatch.setattr(engine.store, "in_place", False)
+    session = replace(engine, plan=few).session()
+    first, second = (list(session.generate(SUM, replace(GREEDY, max_tokens=1))) for _ in range(2))
+    told = [event.message for event in first if isinstance(event, Notice)]
+    assert len(told) == 2
+    assert "25%" in told[0]
+    assert "copied once more" in told[1]
+    assert not [event for event in second if isinstance(event, Notice)]
+
+
 def test_too_little_memory_is_refused_with_what_works() -> None:
     with pytest.raises(MemoryLimitError, match=r"needs 0\.\d\d GB .* 0\.00 GB are given"):
         mlx_qnext.load("demo", memory_bytes=5_000_000)

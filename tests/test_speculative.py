@@ -72,7 +72,7 @@ def test_greedy_answers_to_224_held_out_prompts_are_those_of_plain_decoding(
     prompts = held_out(each, thinking=thinking)
     assert len(prompts) == asked
     for case in prompts:
-        check_identical(engine, case, max_tokens=48)
+        check_identical(engine, case, max_tokens=20)
 
 
 @pytest.mark.slow

@@ -42,7 +42,7 @@ class Session:
         )
         self._depth = DraftDepth()
         self._cancelled = threading.Event()
-        self._told_of_missing_head = False
+        self._told: set[str] = set()
 
     def generate(
         self,
@@ -119,10 +119,25 @@ class Session:
         notices: list[str] = []
         if asked > room:
             notices.append(f"The context has room for {room} more tokens, fewer than the {asked} asked for.")
-        if self._engine.model.mtp is None and depth != 0 and not self._told_of_missing_head:
-            self._told_of_missing_head = True
-            notices.append(
+        new = [notice for notice in self._lasting_notices(depth) if notice not in self._told]
+        self._told.update(new)
+        return (*notices, *new)
+
+    def _lasting_notices(self, depth: int | None) -> Iterator[str]:
+        """What holds for every request of this session, and is said once."""
+        plan = self._engine.plan
+        if not plan.complete:
+            yield (
+                f"{plan.share:.0%} of the experts find room in {plan.total_bytes / 1e9:.1f} GB; the others are read "
+                "when they are needed, which takes its time."
+            )
+        if self._engine.store.pools and not self._engine.store.in_place:
+            yield (
+                "MLX does not see here what is written into its memory, so every expert that is read is copied once "
+                "more, and none is read ahead."
+            )
+        if self._engine.model.mtp is None and depth != 0:
+            yield (
                 "This checkpoint has no MTP head, so nothing is drafted: qnext quantize MODEL DEST --mtp-from SOURCE "
                 "makes one that has."
             )
-        return tuple(notices)
