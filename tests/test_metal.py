@@ -12,10 +12,12 @@ from typing import NamedTuple
 import mlx.core as mx
 import numpy as np
 import pytest
+from pooled import DEMO, pooled, resident
 from tolerances import METAL_RECURRENCE
 
 import mlx_qnext
 from mlx_qnext import Engine, GenerationConfig
+from mlx_qnext.experts.arrays import writes_are_seen
 from mlx_qnext.generate.events import Finished
 from mlx_qnext.model import stretch
 from mlx_qnext.ops.gated_delta import gated_delta, recurrent
@@ -174,3 +176,33 @@ def test_an_evaluation_gives_back_the_memory_limit_and_a_small_loss(
     quality = evaluate(bf16_checkpoint, gpu_engine.path, documents)
     assert 0 < quality.kl < 0.5
     assert mx.set_memory_limit(limit_bytes) == limit_bytes
+
+
+def test_what_is_written_into_an_arrays_memory_is_seen() -> None:
+    assert writes_are_seen()
+
+
+@pytest.mark.parametrize("slots", [4, 16, 31])
+def test_streamed_experts_decode_as_resident_ones_to_the_bit(slots: int) -> None:
+    plain = resident(DEMO)
+    with pooled(DEMO, slots) as streamed:
+        caches = [model.make_cache() for model in (plain, streamed.model)]
+        for token in range(5, 29):
+            expected, found = (
+                model(mx.array([[token]]), cache)
+                for model, cache in zip((plain, streamed.model), caches, strict=True)
+            )
+            assert mx.array_equal(expected, found)
+
+
+def test_an_answer_from_streamed_experts_is_right(gpu_engine: Engine) -> None:
+    with pooled(DEMO, 8) as streamed:
+        few = dict.fromkeys(gpu_engine.plan.slots, 8)
+        engine = replace(
+            gpu_engine, model=streamed.model, store=streamed.store, plan=replace(gpu_engine.plan, slots=few)
+        )
+        *_, last = engine.session().generate(SUM, GREEDY)
+        assert isinstance(last, Finished)
+        assert "132" in last.text
+        assert last.stats.experts is not None
+        assert last.stats.experts.evicted > 0
