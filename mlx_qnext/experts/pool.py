@@ -1,8 +1,7 @@
 """The experts of one layer in memory: slots, and what is read into them.
 
 A visit names experts and is served in waves: first those that are present, while the others are read; then those that were
-    read. A
-slot is written to only when every computation that read it has finished, which is waited for.
+read. A slot is written to only when every computation that read it has finished, which is waited for.
 """
 
 from __future__ import annotations

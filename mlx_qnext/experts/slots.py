@@ -1,8 +1,7 @@
 """Which expert is in which slot of one layer, and which slot is given up next: bookkeeping alone, no bytes.
 
 Two threads meet here: the one that generates, which alone evicts, and the background reader, which only takes slots that
-    are free. An
-expert is absent, coming (one of the two has taken it on itself to read it) or present.
+are free. An expert is absent, coming (one of the two has taken it on itself to read it) or present.
 """
 
 from __future__ import annotations
