@@ -33,6 +33,7 @@ _base = _import_without_package_init("mlx_lm.models.base")
 _gated_delta = _import_without_package_init("mlx_lm.models.gated_delta")
 
 KVCache = _cache.KVCache
+QuantizedKVCache = _cache.QuantizedKVCache
 ArraysCache = _cache.ArraysCache
 create_attention_mask = _base.create_attention_mask
 create_ssm_mask = _base.create_ssm_mask

@@ -7,8 +7,8 @@ from typing import NamedTuple
 import mlx.core as mx
 from mlx import nn
 
+from mlx_qnext.cache.kv import GrowingCache
 from mlx_qnext.config import ModelConfig
-from mlx_qnext.mlx_lm_parts import KVCache
 from mlx_qnext.model.linear import Linear, Projection
 from mlx_qnext.model.norm import RmsNorm
 from mlx_qnext.ops.attention import attention
@@ -62,7 +62,9 @@ class Attention(nn.Module):
         q, k, v, gate = mx.split(heads, bounds, axis=-2)
         return Projected(self.q_norm(q), self.k_norm(k), v, gate)
 
-    def attend(self, projected: Projected, mask: mx.array | str | None, cache: KVCache | None) -> mx.array:
+    def attend(
+        self, projected: Projected, mask: mx.array | str | None, cache: GrowingCache | None
+    ) -> mx.array:
         """Rotate, append keys and values to the cache, and attend: `[B, T, H D]`.
 
         Queries may be those of the last positions alone; keys and values come from all of them.

@@ -9,7 +9,7 @@ from __future__ import annotations
 import mlx.core as mx
 from mlx import nn
 
-from mlx_qnext.mlx_lm_parts import KVCache
+from mlx_qnext.cache.kv import GrowingCache
 from mlx_qnext.model.attention import Attention, Projected
 from mlx_qnext.model.gated_delta_net import GatedDeltaNet, Recorded, RecurrentState
 from mlx_qnext.model.moe import Mlp, SparseMoe
@@ -54,11 +54,11 @@ class AttentionLayer(_Layer):
 
     mixer: Attention
 
-    def __call__(self, x: mx.array, mask: mx.array | str | None, cache: KVCache | None) -> mx.array:
+    def __call__(self, x: mx.array, mask: mx.array | str | None, cache: GrowingCache | None) -> mx.array:
         """`[B, T, hidden] → [B, T, hidden]`; keys and values are appended to the cache."""
         return self.feed(self.mix(x, mask, cache))
 
-    def mix(self, x: mx.array, mask: mx.array | str | None, cache: KVCache | None) -> mx.array:
+    def mix(self, x: mx.array, mask: mx.array | str | None, cache: GrowingCache | None) -> mx.array:
         """The layer's first half; keys and values are appended to the cache."""
         projected = self.project(x)
         return self.join(x, self.mixer.attend(projected, mask, cache), projected.gate)

@@ -8,8 +8,9 @@ from typing import Any
 import mlx.core as mx
 from mlx import nn
 
+from mlx_qnext.cache.kv import GrowingCache, check_kv_bits, kv_cache
 from mlx_qnext.config import ModelConfig
-from mlx_qnext.mlx_lm_parts import ArraysCache, KVCache
+from mlx_qnext.mlx_lm_parts import ArraysCache
 from mlx_qnext.model.layers import AttentionLayer, RecurrentLayer
 from mlx_qnext.model.linear import Linear
 from mlx_qnext.model.moe import SparseMoe
@@ -65,6 +66,16 @@ class Model(nn.Module):
         """The decoder layers, in order."""
         return self.model.layers
 
-    def make_cache(self) -> list[KVCache | ArraysCache]:
-        """An empty mlx-lm cache per layer: keys and values for attention, window and state for recurrent layers."""
-        return [ArraysCache(size=2) if isinstance(x, RecurrentLayer) else KVCache() for x in self.layers]
+    def make_cache(self, kv_bits: int | None = None) -> list[GrowingCache | ArraysCache]:
+        """An empty mlx-lm cache per layer: keys and values for attention, window and state for recurrent layers.
+
+        With `kv_bits`, 8 or 4, keys and values are quantised; windows and states never are.
+
+        Raises:
+            UsageError: keys and values of this model cannot be held at so many bits.
+        """
+        check_kv_bits(kv_bits, self.config.head_dim)
+        return [
+            ArraysCache(size=2) if isinstance(layer, RecurrentLayer) else kv_cache(kv_bits)
+            for layer in self.layers
+        ]

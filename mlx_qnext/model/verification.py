@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from mlx_qnext.mlx_lm_parts import ArraysCache, KVCache
+from mlx_qnext.cache.kv import GrowingCache
+from mlx_qnext.mlx_lm_parts import ArraysCache
 from mlx_qnext.model.gated_delta_net import Recorded, RecurrentState
 from mlx_qnext.model.pooled_experts import PooledExperts
 
@@ -21,7 +22,7 @@ class Verification:
 
     def __init__(
         self,
-        growing: Sequence[KVCache],
+        growing: Sequence[GrowingCache],
         recurrent: Sequence[tuple[ArraysCache, RecurrentState, Recorded]],
         visited: Sequence[PooledExperts],
         tokens: int,
