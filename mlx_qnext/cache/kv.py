@@ -5,7 +5,8 @@ The classes are mlx-lm's, so that its own tools work on them. Both grow, and are
 
 from __future__ import annotations
 
-from typing import TypeAlias
+from copy import copy
+from typing import TypeAlias, TypeVar
 
 import mlx.core as mx
 
@@ -13,7 +14,13 @@ from mlx_qnext.errors import UsageError
 from mlx_qnext.mlx_lm_parts import KVCache, QuantizedKVCache
 
 GrowingCache: TypeAlias = KVCache | QuantizedKVCache
-"""A cache that gains an entry per token; at run time a union, which `isinstance` takes."""
+"""A cache that gains an entry per token."""
+
+GROWING_CACHES = (KVCache, QuantizedKVCache)
+"""The same for `isinstance`."""
+
+CacheT = TypeVar("CacheT", KVCache, QuantizedKVCache)
+Stored: TypeAlias = mx.array | tuple[mx.array, ...]
 
 KV_BITS = (8, 4)
 """To how many bits keys and values can be quantised."""
@@ -49,6 +56,14 @@ def held_arrays(cache: GrowingCache) -> list[mx.array]:
     return [] if cache.keys is None else [*_parts(cache.keys), *_parts(cache.values)]
 
 
+def forked(cache: CacheT) -> CacheT:
+    """A cache that holds the same entries; the first of the two to gain one copies them then."""
+    copied = copy(cache)
+    if cache.keys is not None:
+        copied.keys, copied.values = _of_its_own(cache.keys), _of_its_own(cache.values)
+    return copied
+
+
 def reserve(cache: GrowingCache, tokens: int) -> None:
     """Make room for `tokens` more entries at once: now, or in an empty cache together with its first entries.
 
@@ -68,12 +83,18 @@ def _in_steps(tokens: int, step: int) -> int:
     return max(1, -(-tokens // step)) * step
 
 
-def _parts(stored: mx.array | tuple[mx.array, ...]) -> tuple[mx.array, ...]:
+def _parts(stored: Stored) -> tuple[mx.array, ...]:
     """Packed integers, scales and biases of quantised entries; the array itself of plain ones."""
     return (stored,) if isinstance(stored, mx.array) else tuple(stored)
 
 
-def _longer(stored: mx.array | tuple[mx.array, ...], entries: int) -> mx.array | tuple[mx.array, ...]:
+def _of_its_own(stored: Stored) -> Stored:
+    # Entries are written into the array object that a cache holds, so each cache needs objects of its own.
+    own = tuple(mx.array(part) for part in _parts(stored))
+    return own[0] if isinstance(stored, mx.array) else own
+
+
+def _longer(stored: mx.array | tuple[mx.array, ...], entries: int) -> Stored:
     # Quantised or not, entries lie along the third axis.
     longer = tuple(mx.pad(part, [(0, 0), (0, 0), (0, entries), (0, 0)]) for part in _parts(stored))
     return longer[0] if isinstance(stored, mx.array) else longer
