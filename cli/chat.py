@@ -25,7 +25,6 @@ from mlx_qnext.errors import (
     QnextError,
     TokenizerError,
 )
-from mlx_qnext.experts import DEFAULT_CONTEXT_TOKENS
 from mlx_qnext.generate.events import Finished
 from mlx_qnext.generate.request import GenerationConfig
 
@@ -52,7 +51,8 @@ def chat(
     stop: options.Stop = None,
     draft: options.Draft = "auto",
     memory: options.Memory = "auto",
-    context: options.Context = DEFAULT_CONTEXT_TOKENS,
+    context: options.Context = "auto",
+    kv_bits: options.KvBits = 16,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object an answer instead.")] = False,
 ) -> None:
     """Talk with the model; it remembers the conversation. Ctrl-C stops an answer, Ctrl-D leaves."""
@@ -65,9 +65,10 @@ def chat(
         "presence_penalty": presence_penalty,
         "seed": seed,
     }
+    room = options.room(memory, context, kv_bits)
     config = options.request(sampling, max_tokens=max_tokens, stop=stop, no_think=no_think, draft=draft)
     err = terminal.err()
-    session = load_engine(model, err, memory, context).session()
+    session = load_engine(model, err, room).session()
     talk = _Talk(
         session, Conversation(system, thinking), config, err, (model or EMBEDDED) if as_json else None
     )

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from cli import terminal
 from cli.loading import load_engine
+from cli.options import Room
 from cli.views.progress import Progress
 from mlx_qnext.errors import CheckpointError
 
@@ -15,17 +16,14 @@ if TYPE_CHECKING:
     from mlx_qnext.generate.forecasts import PastForecast, PastRun
 
 
-def measured_forecast(model: str, memory: str, context: int) -> dict[str, Any]:
+def measured_forecast(model: str, room: Room) -> dict[str, Any]:
     """Load the model and measure; models that are worth a file in the cache are remembered.
-
-    Args:
-        memory, context: as `load_engine` takes them.
 
     Raises:
         QnextError: as `mlx_qnext.load`. CheckpointError: an expert cannot be read.
     """
     err = terminal.err()
-    engine = load_engine(model, err, memory, context)
+    engine = load_engine(model, err, room)
     from datetime import date
 
     from mlx_qnext.experts.remembered import WORTH_REMEMBERING_BYTES

@@ -15,7 +15,6 @@ from cli.views.answer import AnswerView
 from cli.views.stats import stats_line
 from cli.views.thought import Thinking
 from mlx_qnext.errors import INTERRUPTED_EXIT_CODE, UsageError
-from mlx_qnext.experts import DEFAULT_CONTEXT_TOKENS
 
 
 def generate(
@@ -37,7 +36,8 @@ def generate(
     stop: options.Stop = None,
     draft: options.Draft = "auto",
     memory: options.Memory = "auto",
-    context: options.Context = DEFAULT_CONTEXT_TOKENS,
+    context: options.Context = "auto",
+    kv_bits: options.KvBits = 16,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object instead.")] = False,
 ) -> None:
     """Answer one prompt. The answer goes to stdout, the thought and the figures to stderr."""
@@ -50,10 +50,11 @@ def generate(
         "presence_penalty": presence_penalty,
         "seed": seed,
     }
+    room = options.room(memory, context, kv_bits)
     config = options.request(sampling, max_tokens=max_tokens, stop=stop, no_think=no_think, draft=draft)
     messages = _messages(system, _prompt(prompt))
     out, err = terminal.out(), terminal.err()
-    engine = load_engine(model, err, memory, context)
+    engine = load_engine(model, err, room)
     view = None if as_json else AnswerView(out, err, thinking)
     result = answer(engine.session(), messages, config, err, view)
     if as_json:

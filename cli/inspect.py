@@ -12,13 +12,12 @@ import typer
 from cli import terminal
 from cli.forecast import measured_forecast, recalled_forecast
 from cli.loading import EMBEDDED
-from cli.options import MODEL_VARIABLE, Context, Memory
-from cli.plan import plan_facts
+from cli.options import MODEL_VARIABLE, Context, KvBits, Memory, Room, room
+from cli.plan import machine_facts, plan_facts
 from cli.routing import visits_of
 from cli.views.inspection import inspection
 from cli.views.progress import Progress
 from mlx_qnext.errors import UsageError
-from mlx_qnext.experts import DEFAULT_CONTEXT_TOKENS
 
 if TYPE_CHECKING:
     from mlx_qnext.checkpoint import Checkpoint
@@ -51,7 +50,8 @@ def inspect(
         ),
     ] = False,
     memory: Memory = "auto",
-    context: Context = DEFAULT_CONTEXT_TOKENS,
+    context: Context = "auto",
+    kv_bits: KvBits = 16,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object instead.")] = False,
 ) -> None:
     """Show what a model is and holds. No weights are downloaded and none are read, except by --verify, --routing and
@@ -62,41 +62,41 @@ def inspect(
         raise UsageError("--verify and --routing answer two questions: give one of them.")
     if forecast and routing is not None:
         raise UsageError("--forecast and --routing answer two questions: give one of them.")
+    given = room(memory, context, kv_bits)
     if routing is not None and not as_json:
-        visits_of(model, routing, svg, memory, context).show()
+        visits_of(model, routing, svg, given).show()
         return
-    facts = _facts(model, memory, context)
+    facts = _facts(model, given)
     if verify:
         facts["verified"] = _verified(facts["path"])
     if forecast:
-        facts["forecast"] = measured_forecast(model, memory, context)
+        facts["forecast"] = measured_forecast(model, given)
     if routing is not None:
-        facts["routing"] = visits_of(model, routing, svg, memory, context).facts()
+        facts["routing"] = visits_of(model, routing, svg, given).facts()
     if as_json:
         typer.echo(json.dumps(facts, ensure_ascii=False))
     else:
         terminal.out().print(inspection(facts))
 
 
-def _facts(model: str, memory: str, context: int) -> dict[str, Any]:
+def _facts(model: str, given: Room) -> dict[str, Any]:
     from mlx_qnext.config import ModelConfig
-    from mlx_qnext.experts.memory import parse_size
     from mlx_qnext.sizes import bytes_by_part, count_parameters, precisions_by_part
 
-    asked_bytes = parse_size(memory)
     path, checkpoint = _open(model)
     config = ModelConfig.from_dict(checkpoint.config)
-    plan = plan_facts(checkpoint, config, asked_bytes, context)
+    plan = plan_facts(checkpoint, config, given)
     parameters, sizes = count_parameters(checkpoint, config), bytes_by_part(checkpoint)
     return {
         "path": path,
         "architecture": config.model_type,
         "layers": config.num_hidden_layers,
-        "context": config.max_position_embeddings,
+        "context": config.context_limit,
         "parameters": {"total": parameters.total, "active": parameters.active},
         "bytes": {"total": sum(sizes.values()), **sizes},
         "quantization": {part: list(labels) for part, labels in precisions_by_part(checkpoint).items()},
         "mtp": checkpoint.has_mtp,
+        "machine": machine_facts(),
         "plan": plan,
         "forecast": recalled_forecast(checkpoint, plan["share"]) if plan and plan["fits"] else None,
         **_made_by(path),

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from rich.console import Console
 
-from cli.options import MODEL_VARIABLE
+from cli.options import MODEL_VARIABLE, Room
 from cli.terminal import note
 from cli.views.progress import Progress
 
@@ -20,21 +20,16 @@ EMBEDDED_NOTE = (
 )
 
 
-def load_engine(model: str | None, err: Console, memory: str, context: int) -> Engine:
+def load_engine(model: str | None, err: Console, room: Room) -> Engine:
     """The engine of the model named, or of the embedded one, which is said.
 
-    Args:
-        memory: what it may take, as `--memory` has it. context: for how many tokens memory is set aside.
-
     Raises:
-        UsageError: the memory is no size. QnextError: as `mlx_qnext.load`.
+        QnextError: as `mlx_qnext.load`.
     """
     if model is None:
         note(err, EMBEDDED_NOTE)
     import mlx_qnext
-    from mlx_qnext.experts.memory import parse_size
 
-    memory_bytes = parse_size(memory)
     with (
         Progress(err, "Downloading", "bytes") as download,
         Progress(err, "Loading layers", "count") as layers,
@@ -46,8 +41,9 @@ def load_engine(model: str | None, err: Console, memory: str, context: int) -> E
 
         return mlx_qnext.load(
             model or EMBEDDED,
-            memory_bytes=memory_bytes,
-            context_tokens=context,
+            memory_bytes=room.memory_bytes,
+            context_tokens=room.context_tokens,
+            kv_bits=room.kv_bits,
             on_download=download.update,
             on_layer=on_layer,
         )

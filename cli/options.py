@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from dataclasses import dataclass
 from typing import Annotated, TypedDict
 
 import typer
@@ -67,9 +69,38 @@ Memory = Annotated[
     ),
 ]
 Context = Annotated[
-    int,
-    typer.Option("--context", metavar="<tokens>", help="For how long a context memory is set aside."),
+    str,
+    typer.Option(
+        "--context",
+        metavar="<auto|tokens>",
+        help="For how long a context memory is set aside, as 8192 or 32k; auto takes up to 32k, as there is memory.",
+    ),
 ]
+KvBits = Annotated[
+    int,
+    typer.Option(
+        "--kv-bits",
+        metavar="<16|8|4>",
+        help="Bits of the numbers that the cache keeps of each token; 8 takes half the memory, 4 a third, both a "
+        "little exactness.",
+    ),
+]
+
+_TOKENS = re.compile(r"(\d{1,12})(k?)", re.ASCII | re.IGNORECASE)
+
+
+@dataclass(frozen=True)
+class Room:
+    """What the model may take, as the options of one command line say.
+
+    Attributes:
+        memory_bytes: in all; `None` is what the machine can spare. context_tokens: `None` is as many as that allows.
+        kv_bits: of quantised keys and values; `None` leaves them as they are computed.
+    """
+
+    memory_bytes: int | None
+    context_tokens: int | None
+    kv_bits: int | None
 
 
 class Sampling(TypedDict):
@@ -82,6 +113,19 @@ class Sampling(TypedDict):
     repetition_penalty: float | None
     presence_penalty: float | None
     seed: int | None
+
+
+def room(memory: str, context: str, kv_bits: int) -> Room:
+    """The room that these options give the model.
+
+    Raises:
+        UsageError: a value that cannot be meant.
+    """
+    from mlx_qnext.experts.memory import parse_size
+
+    if kv_bits not in (16, 8, 4):
+        raise UsageError(f"--kv-bits is {kv_bits}, expected 16, 8 or 4.")
+    return Room(parse_size(memory), _tokens(context), None if kv_bits == 16 else kv_bits)
 
 
 def request(
@@ -108,3 +152,13 @@ def _depth(draft: str) -> int | None:
     if draft not in map(str, range(DEEPEST_DRAFT + 1)):
         raise UsageError(f"--draft is {draft!r}, expected auto or a number from 0 to {DEEPEST_DRAFT}.")
     return int(draft)
+
+
+def _tokens(context: str) -> int | None:
+    """The tokens that `--context` names, k being 1,024 of them; `None` for auto."""
+    if context.strip().lower() == "auto":
+        return None
+    parts = _TOKENS.fullmatch(context.strip())
+    if parts is None:
+        raise UsageError(f"--context is {context!r}, expected auto, or tokens such as 8192 or 32k.")
+    return int(parts[1]) * (1024 if parts[2] else 1)

@@ -11,6 +11,7 @@ import typer
 
 from cli import terminal
 from cli.loading import load_engine
+from cli.options import Room
 from cli.piped import piped_text
 from cli.views.routing import RoutingMap, routing_table
 from cli.views.routing_svg import routing_svg
@@ -58,12 +59,11 @@ class Visits:
             typer.echo(routing_table(self.routing), nl=False)
 
 
-def visits_of(model: str, prompt: str, svg: Path | None, memory: str, context: int) -> Visits:
+def visits_of(model: str, prompt: str, svg: Path | None, room: Room) -> Visits:
     """What the prompt in a file visits in the model, which is loaded for it; drawn in `svg` too, where that is named.
 
     Args:
         prompt: a text file, or `-` for stdin: what a user would say.
-        memory, context: as `load_engine` takes them.
 
     Raises:
         UsageError: no such file, or one that holds no text. ContextLengthError: more text than the model's context holds.
@@ -72,7 +72,7 @@ def visits_of(model: str, prompt: str, svg: Path | None, memory: str, context: i
     text = _prompt_in(prompt)
     if svg is not None:
         _refuse_unwritable(svg)
-    engine = load_engine(model, terminal.err(), memory, context)
+    engine = load_engine(model, terminal.err(), room)
     visits = _visits(engine, text, model, "stdin" if prompt == _STDIN else Path(prompt).name)
     if svg is not None:
         with writing(svg), replacing(svg) as fresh:

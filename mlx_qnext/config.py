@@ -194,6 +194,14 @@ class ModelConfig:
         return next((name for name in names if getattr(self, name) != getattr(other, name)), None)
 
     @property
+    def context_limit(self) -> int:
+        """The most tokens of a context: as many as the model was made for, or as RoPE scaling stretches them to."""
+        if self.rope_scaling is None:
+            return self.max_position_embeddings
+        stretched = int(self.rope_scaling.factor * self.rope_scaling.original_max_position_embeddings)
+        return min(max(self.max_position_embeddings, stretched), MAX_POSITIONS)
+
+    @property
     def linear_key_dim(self) -> int:
         """Width of all recurrent keys: Hk · Dk."""
         return self.linear_num_key_heads * self.linear_key_head_dim

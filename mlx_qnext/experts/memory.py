@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import resource
 import sys
+from dataclasses import dataclass
 from decimal import Decimal
 
 import mlx.core as mx
@@ -19,6 +20,41 @@ _POWERS = {None: 0, "K": 1, "M": 2, "G": 3, "T": 4}
 
 # Of what is free, a tenth is left to other programs and to the system's page cache, and never more than this.
 _MOST_LEFT_BYTES = 4_000_000_000
+
+
+@dataclass(frozen=True)
+class MachineMemory:
+    """What this machine has of memory, in bytes; `None` where the back end or the system has no such number.
+
+    Attributes:
+        physical_bytes, available_bytes: of the machine, as its system counts.
+        control_group_bytes: what the narrowest group of processes around this one is allowed of it.
+        recommended_bytes: what macOS recommends to keep for the GPU, which shares the machine's memory.
+        gpu_bytes: of a GPU with memory of its own.
+    """
+
+    backend: Backend
+    physical_bytes: int
+    available_bytes: int
+    control_group_bytes: int | None
+    recommended_bytes: int | None
+    gpu_bytes: int | None
+
+    @classmethod
+    def found(cls) -> MachineMemory:
+        """This machine's, now."""
+        here, physical_bytes = backend(), psutil.virtual_memory().total
+        device = {} if here is Backend.CPU else mx.device_info()
+        # A group without a limit may name one beyond any machine.
+        limits = [limit.total_bytes for limit in cgroup.limits() if limit.total_bytes < physical_bytes]
+        return cls(
+            here,
+            physical_bytes,
+            available_bytes(),
+            min(limits, default=None),
+            int(device["max_recommended_working_set_size"]) if here is Backend.METAL else None,
+            int(device["total_memory"]) if here is Backend.CUDA else None,
+        )
 
 
 def parse_size(text: str) -> int | None:

@@ -1,38 +1,39 @@
-"""The plan of a model's memory, from its headers alone: what everything else takes, and how many experts find room beside it.
-
-All sizes are those in memory on the back end that computes: on the CPU what is stored in half precision is widened to fp32,
-and only packed integers stay as they are.
-"""
+"""The plan of a model's memory, from headers alone: what everything else takes, and how many experts find room beside it."""
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
-from math import prod
+from bisect import bisect_left
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 
-import mlx.core as mx
-
-from mlx_qnext.checkpoint import PACKED_DTYPE, Checkpoint, TensorInfo
+from mlx_qnext.checkpoint import Checkpoint
 from mlx_qnext.config import ModelConfig
 from mlx_qnext.errors import MemoryLimitError, UsageError
-from mlx_qnext.experts import DEFAULT_CONTEXT_TOKENS
 from mlx_qnext.experts.memory import allotted_bytes
-from mlx_qnext.experts.workspace import SPAN_STEP, Workspace
-from mlx_qnext.ops.device import compute_dtype
+from mlx_qnext.experts.parts import (
+    CACHE_STEP,
+    KV_GROUP,
+    activation_dtype,
+    cache_bytes,
+    state_bytes,
+    weight_bytes,
+)
+from mlx_qnext.experts.workspace import Reading, Workspace
 
-_ROUTED = re.compile(r"(.+\.mlp)\.(?:switch_mlp|experts)\.")
-_DTYPES = {"F32": mx.float32, "F16": mx.float16}
-
-# Keys and values grow by this many tokens at a time.
-_CACHE_STEP = 256
-# The recurrent state of a live session, and of the four positions at most that it can be taken back to.
-_STATES = 5
+# Where no context is asked for, the first of these whose cache takes no more than this part of what there is. The last holds
+# a long question and a long thought.
+AUTO_CONTEXTS = (32_768, 16_384, 8192)
+_CACHE_SHARE = 8
+# How many positions a session can be taken back to, at least and at most, and the part of what there is that they may take.
+LEAST_CHECKPOINTS, MOST_CHECKPOINTS = 4, 16
+_CHECKPOINTS_SHARE = 64
+_KV_BITS = (8, 4)
 # Python, MLX, tokenizer and vocabulary; and the part of what is always there that allocators lose on top.
 _PROGRAM_BYTES = 300_000_000
 _LOST = 16
 _ROUND = 10_000_000
 # Where experts have to be fetched, this part of what is left is for reading prompts in longer spans: fewer sweeps over all.
+# Where the smallest workspace, most of which every span needs, already takes as much, half of it beside that.
 _SPAN_SHARE = 8
 
 
@@ -43,9 +44,14 @@ class MemoryPlan:
     Attributes:
         total_bytes: all of it, and never less than the sum of the parts.
         trunk_bytes: weights that are always there, shared experts too. cache_bytes: keys and values of `context_tokens`.
-        state_bytes: recurrent states, snapshots too. workspace_bytes: of computing. headroom_bytes: of everything else.
+        state_bytes: recurrent states, those of checkpoints too. workspace_bytes: of computing.
+        headroom_bytes: of everything else.
         expert_bytes: of one expert, in the layer where it is largest. experts_bytes: of all slots.
-        context_tokens: for how long a context. span_tokens: how many tokens of a prompt may go through a layer together.
+        context_tokens: for how long a context.
+        kv_bits: of the trunk's keys and values, where they are quantised.
+        checkpoints: how many positions a session keeps to be taken back to, its start not counted.
+        chunk_tokens: how many tokens of a prompt go through a mixer together, and through the whole model where it is complete.
+        span_tokens: how many of them may go through a layer together.
         asked_bytes: what was asked for; `None` where it is what the machine can spare.
         slots: how many experts can be in memory at once, by the path of the feed-forward they belong to.
         num_experts: how many each of those has.
@@ -60,6 +66,9 @@ class MemoryPlan:
     expert_bytes: int
     experts_bytes: int
     context_tokens: int
+    kv_bits: int | None
+    checkpoints: int
+    chunk_tokens: int
     span_tokens: int
     asked_bytes: int | None
     slots: Mapping[str, int]
@@ -87,60 +96,106 @@ class MemoryNeeds:
     """What a model needs at a length of context, whatever there is.
 
     Attributes:
-        expert_bytes: of one expert, by the path of the feed-forward it belongs to. least_slots: that each of those needs.
+        state_bytes: of the recurrent layers at one position. head: whether there is an MTP head.
+        expert_bytes: of one expert, by the path of the feed-forward it belongs to.
     """
 
     trunk_bytes: int
-    cache_bytes: int
     state_bytes: int
-    workspace: Workspace
     expert_bytes: Mapping[str, int]
-    num_experts: int
-    least_slots: int
+    workspace: Workspace
+    head: bool
 
     @classmethod
     def of(
-        cls, checkpoint: Checkpoint, config: ModelConfig, context_tokens: int = DEFAULT_CONTEXT_TOKENS
+        cls,
+        checkpoint: Checkpoint,
+        config: ModelConfig,
+        context_tokens: int | None = None,
+        kv_bits: int | None = None,
     ) -> MemoryNeeds:
-        """Those of a checkpoint; of the context at most as much counts as the model has.
+        """Those of a checkpoint; without a context, of the shortest that is chosen where none is asked for.
 
         Raises:
-            UsageError: there is no such context.
+            UsageError: there is no such context, or no such keys and values.
         """
-        if context_tokens < 1:
-            raise UsageError(f"A context of {context_tokens} tokens is asked for, expected at least 1.")
-        context_tokens = min(context_tokens, config.max_position_embeddings)
-        itemsize = _activation(checkpoint).size
-        trunk, experts = _weights(checkpoint.tensors.values(), itemsize, config.num_experts)
-        return cls(
-            trunk,
-            _cache(config, context_tokens, itemsize, head=checkpoint.has_mtp),
-            _STATES * _state(config, itemsize),
-            Workspace(config, itemsize, context_tokens),
-            experts,
-            config.num_experts,
-            config.num_experts_per_tok,
-        )
+        if context_tokens is None:
+            context_tokens = min(AUTO_CONTEXTS[-1], config.context_limit)
+        _check(config, context_tokens, kv_bits)
+        itemsize = activation_dtype(checkpoint).size
+        trunk, experts = weight_bytes(checkpoint.tensors.values(), itemsize, config.num_experts)
+        workspace = Workspace(config, itemsize, context_tokens, kv_bits)
+        return cls(trunk, state_bytes(config, itemsize), experts, workspace, checkpoint.has_mtp)
+
+    @classmethod
+    def within_reach(
+        cls, checkpoint: Checkpoint, config: ModelConfig, total_bytes: int, kv_bits: int | None = None
+    ) -> MemoryNeeds:
+        """Those for the longest of `AUTO_CONTEXTS` whose cache takes a small part of the total, or else for the shortest.
+
+        Raises:
+            UsageError: there are no such keys and values.
+        """
+        shortest = cls.of(checkpoint, config, None, kv_bits)
+        for tokens in AUTO_CONTEXTS:
+            needs = shortest.at(min(tokens, config.context_limit))
+            if needs.cache_bytes <= total_bytes // _CACHE_SHARE and needs.smallest_bytes <= total_bytes:
+                return needs
+        return shortest
+
+    def at(self, context_tokens: int) -> MemoryNeeds:
+        """The same for another context."""
+        return replace(self, workspace=replace(self.workspace, context_tokens=context_tokens))
+
+    @property
+    def context_tokens(self) -> int:
+        """For how long a context."""
+        return self.workspace.context_tokens
+
+    @property
+    def num_experts(self) -> int:
+        """Of each layer that has any."""
+        return self.workspace.config.num_experts
+
+    @property
+    def least_slots(self) -> int:
+        """How many of them have to be in memory at once."""
+        return self.workspace.config.num_experts_per_tok
+
+    @property
+    def cache_bytes(self) -> int:
+        """Of keys and values of the whole context."""
+        w = self.workspace
+        return cache_bytes(w.config, w.context_tokens, w.itemsize, w.kv_bits, head=self.head)
 
     @property
     def smallest_bytes(self) -> int:
         """The smallest total with which the model runs, in whole 10 MB, so that nothing is lost where it is written down."""
-        slots = self.least_slots * sum(self.expert_bytes.values())
-        least = self._fixed_bytes + self.headroom_bytes + self._least_workspace + slots
+        slots = self.least_slots * self._a_slot_each
+        least = self.always_bytes(LEAST_CHECKPOINTS) + self._least_workspace + slots
         return -(-least // _ROUND) * _ROUND
 
     @property
-    def headroom_bytes(self) -> int:
-        """What the program takes beside the model, and what allocators lose."""
-        return _PROGRAM_BYTES + self._fixed_bytes // _LOST
+    def complete_bytes(self) -> int:
+        """The smallest total with which every expert stays in memory, likewise."""
+        least = self.always_bytes(LEAST_CHECKPOINTS) + self._complete_bytes
+        return -(-least // _ROUND) * _ROUND
 
-    @property
-    def _fixed_bytes(self) -> int:
-        return self.trunk_bytes + self.cache_bytes + self.state_bytes
+    def always_bytes(self, checkpoints: int) -> int:
+        """What is there all the time, experts and workspace left out, if a session keeps as many checkpoints."""
+        return self._fixed_bytes(checkpoints) + self._headroom_bytes(checkpoints)
 
-    @property
-    def _least_workspace(self) -> int:
-        return self.workspace.for_span(SPAN_STEP) if self.expert_bytes else self.workspace.for_chunk()
+    def largest_context(self, total_bytes: int, *, complete: bool = False) -> int | None:
+        """The longest context that the total is enough for, in steps of 256 up to what the model has; `None` where not even 256
+        tokens are. With `complete` every expert is to stay in memory too."""
+        limit = self.workspace.config.context_limit
+
+        def too_long(steps: int) -> bool:
+            needs = self.at(min(steps * CACHE_STEP, limit))
+            return total_bytes < (needs.complete_bytes if complete else needs.smallest_bytes)
+
+        steps = bisect_left(range(1, -(-limit // CACHE_STEP) + 1), True, key=too_long)
+        return min(steps * CACHE_STEP, limit) or None
 
     def within(self, total_bytes: int, asked_bytes: int | None) -> MemoryPlan:
         """The plan for a total: every expert where all find room, else as many in each layer, and longer spans.
@@ -150,97 +205,125 @@ class MemoryNeeds:
         """
         if total_bytes < self.smallest_bytes:
             raise MemoryLimitError(self._too_little(total_bytes, asked_bytes))
-        left = total_bytes - self.headroom_bytes - self._fixed_bytes
-        workspace = self._workspace_within(left)
-        slots = _shared_out(left - workspace, self.expert_bytes, self.num_experts)
+        checkpoints = self._checkpoints_within(total_bytes)
+        left = total_bytes - self.always_bytes(checkpoints)
+        reading = self._reading_within(left)
+        slots = _shared_out(left - reading.bytes, self.expert_bytes, self.num_experts)
         return MemoryPlan(
-            total_bytes,
-            self.trunk_bytes,
-            self.cache_bytes,
-            self.state_bytes,
-            workspace,
-            self.headroom_bytes,
-            max(self.expert_bytes.values(), default=0),
-            sum(slots[path] * size for path, size in self.expert_bytes.items()),
-            self.workspace.context_tokens,
-            self.workspace.largest_span(workspace),
-            asked_bytes,
-            slots,
-            self.num_experts,
+            total_bytes=total_bytes,
+            trunk_bytes=self.trunk_bytes,
+            cache_bytes=self.cache_bytes,
+            state_bytes=(checkpoints + 1) * self.state_bytes,
+            workspace_bytes=reading.bytes,
+            headroom_bytes=self._headroom_bytes(checkpoints),
+            expert_bytes=max(self.expert_bytes.values(), default=0),
+            experts_bytes=sum(slots[path] * size for path, size in self.expert_bytes.items()),
+            context_tokens=self.context_tokens,
+            kv_bits=self.workspace.kv_bits,
+            checkpoints=checkpoints,
+            chunk_tokens=reading.chunk_tokens,
+            span_tokens=reading.span_tokens,
+            asked_bytes=asked_bytes,
+            slots=slots,
+            num_experts=self.num_experts,
         )
 
-    def _workspace_within(self, left_bytes: int) -> int:
-        """The workspace, of what is left for it and the experts: what these leave where all find room, else a share."""
-        least, a_slot_each = self._least_workspace, sum(self.expert_bytes.values())
-        if not a_slot_each:
-            return least
-        beside_all = left_bytes - self.num_experts * a_slot_each
-        if beside_all >= self.workspace.for_chunk():
-            least, most = max(least, self.workspace.for_chunk()), beside_all
-        else:
-            most = min(left_bytes // _SPAN_SHARE, left_bytes - self.least_slots * a_slot_each)
-        return max(least, self.workspace.for_span(self.workspace.largest_span(most)))
+    @property
+    def _a_slot_each(self) -> int:
+        return sum(self.expert_bytes.values())
+
+    @property
+    def _least_workspace(self) -> int:
+        return self.workspace.least if self.expert_bytes else self.workspace.least_with_all
+
+    @property
+    def _complete_bytes(self) -> int:
+        """Of all experts, and of the workspace beside them."""
+        return self.num_experts * self._a_slot_each + self.workspace.least_with_all
+
+    def _fixed_bytes(self, checkpoints: int) -> int:
+        return self.trunk_bytes + self.cache_bytes + (checkpoints + 1) * self.state_bytes
+
+    def _headroom_bytes(self, checkpoints: int) -> int:
+        """What the program takes beside the model, and what allocators lose."""
+        return _PROGRAM_BYTES + self._fixed_bytes(checkpoints) // _LOST
+
+    def _checkpoints_within(self, total_bytes: int) -> int:
+        """As many as a small part of the total holds; beyond the least, none that keeps an expert from its place."""
+        least = self.least_slots * self._a_slot_each + self._least_workspace
+        if total_bytes - self.always_bytes(LEAST_CHECKPOINTS) >= self._complete_bytes:
+            least = self._complete_bytes
+        for checkpoints in range(MOST_CHECKPOINTS, LEAST_CHECKPOINTS, -1):
+            small = checkpoints * self.state_bytes <= total_bytes // _CHECKPOINTS_SHARE
+            if small and total_bytes - self.always_bytes(checkpoints) >= least:
+                return checkpoints
+        return LEAST_CHECKPOINTS
+
+    def _reading_within(self, left_bytes: int) -> Reading:
+        """How prompts are read, of what is left for that and the experts: in what all of these leave, else in a share."""
+        if left_bytes >= self._complete_bytes:
+            return self.workspace.resident(left_bytes - self.num_experts * self._a_slot_each)
+        share = left_bytes // _SPAN_SHARE
+        beside_least = left_bytes - self.least_slots * self._a_slot_each
+        return self.workspace.streaming(min(max(share, self.workspace.least + share // 2), beside_least))
 
     def _too_little(self, total_bytes: int, asked_bytes: int | None) -> str:
         least = f"{self.smallest_bytes / 1e9:.2f} GB"
-        needs = (
-            f"The model needs {least} of memory for a context of {self.workspace.context_tokens} tokens, and"
-        )
         has = f"{total_bytes // _ROUND * _ROUND / 1e9:.2f} GB"
-        if asked_bytes is None:
-            return (
-                f"{needs} this machine can spare {has}: close other programs, or plan for a shorter context."
-            )
-        return f"{needs} {has} are given to it: give it {least}, or plan for a shorter context."
+        whose = f"this machine can spare {has}" if asked_bytes is None else f"{has} are given to it"
+        needs = (
+            f"The model needs {least} of memory for a context of {self.context_tokens} tokens, and {whose}"
+        )
+        remedy = "close other programs" if asked_bytes is None else f"give it {least}"
+        fits = self.largest_context(total_bytes)
+        if fits is None:
+            shortest = self.at(CACHE_STEP).smallest_bytes / 1e9
+            return f"{needs}: {remedy}; not even a context of {CACHE_STEP} tokens fits, which needs {shortest:.2f} GB."
+        return f"{needs}: a context of at most {fits} tokens fits, or {remedy}."
 
 
 def plan_memory(
     checkpoint: Checkpoint,
     config: ModelConfig,
     asked_bytes: int | None = None,
-    context_tokens: int = DEFAULT_CONTEXT_TOKENS,
+    context_tokens: int | None = None,
+    kv_bits: int | None = None,
 ) -> MemoryPlan:
-    """The plan for this machine; `asked_bytes` is what the model may take in all, `None` what the machine can spare.
+    """The plan for this machine.
+
+    Args:
+        asked_bytes: what the model may take in all; `None` is what the machine can spare.
+        context_tokens: for how long a context; `None` is the longest of 32,768, 16,384 and 8,192 whose cache takes at most
+            an eighth of that, or else 8,192, and never more than the model has.
+        kv_bits: 8 or 4 to keep keys and values quantised.
 
     Raises:
         MemoryLimitError: more is asked for than the machine has, or there is less than the smallest total that works.
-        UsageError: there is no such context.
+        UsageError: there is no such context, or there are no such keys and values.
     """
-    needs = MemoryNeeds.of(checkpoint, config, context_tokens)
-    return needs.within(allotted_bytes(asked_bytes), asked_bytes)
+    total_bytes = allotted_bytes(asked_bytes)
+    if context_tokens is None:
+        needs = MemoryNeeds.within_reach(checkpoint, config, total_bytes, kv_bits)
+    else:
+        needs = MemoryNeeds.of(checkpoint, config, context_tokens, kv_bits)
+    return needs.within(total_bytes, asked_bytes)
 
 
-def _activation(checkpoint: Checkpoint) -> mx.Dtype:
-    """The dtype that is computed in: that of the embeddings' plain part, where the back end does not choose."""
-    tensors = checkpoint.tensors
-    embeddings = tensors.get("model.embed_tokens.scales") or tensors.get("model.embed_tokens.weight")
-    return compute_dtype(_DTYPES.get(embeddings.dtype if embeddings else "BF16", mx.bfloat16))
-
-
-def _weights(tensors: Iterable[TensorInfo], itemsize: int, num_experts: int) -> tuple[int, dict[str, int]]:
-    """Bytes of the trunk, and of one expert of each layer that has experts."""
-    trunk, layers = 0, dict[str, int]()
-    for tensor in tensors:
-        size = prod(tensor.shape) * (4 if tensor.dtype == PACKED_DTYPE else itemsize)
-        routed = _ROUTED.match(tensor.name) if num_experts else None
-        if routed is None:
-            trunk += size
-        else:
-            layers[routed[1]] = layers.get(routed[1], 0) + size
-    return trunk, {path: size // num_experts for path, size in layers.items()}
-
-
-def _cache(config: ModelConfig, tokens: int, itemsize: int, *, head: bool) -> int:
-    layers = config.layer_types.count("full_attention") + head
-    a_token = 2 * config.num_key_value_heads * config.head_dim * itemsize
-    return layers * a_token * -(-tokens // _CACHE_STEP) * _CACHE_STEP
-
-
-def _state(config: ModelConfig, itemsize: int) -> int:
-    """Of all recurrent layers at one position: the convolution's window, and the state in fp32."""
-    window = (config.linear_conv_kernel_dim - 1) * config.linear_conv_dim * itemsize
-    state = config.linear_value_dim * config.linear_key_head_dim * 4
-    return config.layer_types.count("linear_attention") * (window + state)
+def _check(config: ModelConfig, context_tokens: int, kv_bits: int | None) -> None:
+    if context_tokens < 1:
+        raise UsageError(f"A context of {context_tokens} tokens is asked for, expected at least 1.")
+    if context_tokens > config.context_limit:
+        raise UsageError(
+            f"A context of {context_tokens} tokens is asked for and this model has {config.context_limit}: ask for at most "
+            "that, or stretch it by YaRN, with rope_scaling in its config.json."
+        )
+    if kv_bits is not None and kv_bits not in _KV_BITS:
+        raise UsageError(f"Keys and values of {kv_bits} bits are asked for, expected 8 or 4.")
+    if kv_bits is not None and config.head_dim % KV_GROUP:
+        raise UsageError(
+            f"Keys and values of {kv_bits} bits are asked for, and heads of {config.head_dim} channels are no whole groups of "
+            f"{KV_GROUP}: leave them unquantised."
+        )
 
 
 def _shared_out(room_bytes: int, sizes: Mapping[str, int], num_experts: int) -> dict[str, int]:

@@ -15,7 +15,7 @@ from mlx_qnext.config import ModelConfig
 from mlx_qnext.errors import CheckpointError, MemoryLimitError
 from mlx_qnext.experts.files import WeightFiles
 from mlx_qnext.experts.hot import hot_key, load_hot, save_hot
-from mlx_qnext.experts.plan import DEFAULT_CONTEXT_TOKENS, MemoryPlan, plan_memory
+from mlx_qnext.experts.plan import MemoryPlan, plan_memory
 from mlx_qnext.experts.remembered import WORTH_REMEMBERING_BYTES
 from mlx_qnext.experts.store import ExpertStore
 from mlx_qnext.generate.session import Session
@@ -59,7 +59,8 @@ def load(
     model: str | Path,
     *,
     memory_bytes: int | None = None,
-    context_tokens: int = DEFAULT_CONTEXT_TOKENS,
+    context_tokens: int | None = None,
+    kv_bits: int | None = None,
     on_download: Callable[[int, int], None] | None = None,
     on_layer: Callable[[int, int], None] | None = None,
 ) -> Engine:
@@ -70,11 +71,14 @@ def load(
 
     Args:
         memory_bytes: what the model may take in all, weights, caches and workspace; `None` is what the machine can spare.
-        context_tokens: for how long a context memory is set aside.
+        context_tokens: for how long a context memory is set aside; `None` is the longest of 32,768, 16,384 and 8,192 whose
+            cache takes at most an eighth of that memory, or else 8,192, and never more than the model has.
+        kv_bits: 8 or 4 keeps the keys and values quantised; `None` as they are computed.
         on_download: called with bytes done and total. on_layer: called with layers done and total.
 
     Raises:
-        QnextError: the model cannot be found, is damaged, is of a kind that this program does not run, or finds no room.
+        QnextError: the model cannot be found, is damaged, is of a kind that this program does not run, or finds no room; there
+            is no such context, or there are no such keys and values.
     """
     folder = resolve(str(model), on_download)
     checkpoint = Checkpoint.open(folder)
@@ -82,7 +86,7 @@ def load(
     defaults = GenerationDefaults.from_folder(folder)
     eos_ids = defaults.eos_token_ids + config.eos_token_ids
     tokenizer = Tokenizer.from_folder(folder, eos_ids, config.vocab_size)
-    plan = plan_memory(checkpoint, config, memory_bytes, context_tokens)
+    plan = plan_memory(checkpoint, config, memory_bytes, context_tokens, kv_bits)
     # Before memory is taken: a checkpoint that is refused has cost none.
     check_complete(checkpoint)
     _limit_memory(plan)
