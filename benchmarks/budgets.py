@@ -72,7 +72,7 @@ class _Loaded:
         """The prompt as a session reads it: layer by layer, or in chunks where every expert is in memory."""
         timeline = Timeline(HybridCache(self.model.make_cache()))
         hidden: mx.array | None = None
-        for progress in prefill(self.model, timeline, prompt, remember_at=0):
+        for progress in prefill(self.model, timeline, prompt):
             hidden = progress.hidden
             self.minutes.check()
         assert hidden is not None

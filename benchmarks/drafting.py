@@ -66,7 +66,7 @@ def answer(
     """A greedy answer of up to `limit` tokens, in rounds of the depths that `depth` chooses."""
     timeline = new_timeline(model)
     drafter = drafter_of(model, timeline)
-    *_, read = prefill(model, timeline, prompt, 0, drafter)
+    *_, read = prefill(model, timeline, prompt, drafter=drafter)
     hidden = read.hidden
     sampler = Sampler(GREEDY, model.config.vocab_size, [], seed=0)
     groups = Speculation(model, timeline, sampler, drafter, depth).groups(hidden)

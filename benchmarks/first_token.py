@@ -108,7 +108,7 @@ def _resident(folder: Path, text: str) -> None:
     model, config = load_model(folder)
     tokenizer = Tokenizer.from_folder(folder)
     prompt = tokenizer.prompt([{"role": "user", "content": text}]).token_ids
-    *_, read = prefill(model, Timeline(HybridCache(model.make_cache())), prompt, remember_at=0)
+    *_, read = prefill(model, Timeline(HybridCache(model.make_cache())), prompt)
     assert read.hidden is not None
     token = Sampler(GREEDY, config.vocab_size, [], seed=0)(model.logits(read.hidden)[0, -1]).item()
     assert isinstance(token, int)

@@ -51,7 +51,7 @@ def own(model: Model) -> Runner:
     def run(prompt: list[int], count: int) -> Timing:
         timeline = Timeline(HybridCache(model.make_cache()))
         start = perf_counter()
-        *_, read = prefill(model, timeline, prompt, remember_at=0)
+        *_, read = prefill(model, timeline, prompt)
         hidden = read.hidden
         groups = decode(model, timeline, hidden, Sampler(GREEDY, model.config.vocab_size, [], seed=0))
         return _timed(groups, start, len(prompt), count)

@@ -63,7 +63,7 @@ def verification_costs(model: Model) -> None:
 def _verify_ms(model: Model, tokens: int) -> tuple[float, float]:
     """Seconds of the first verification of so many tokens, and the median milliseconds of those after it; 1 is a plain step."""
     timeline = new_timeline(model)
-    for _ in prefill(model, timeline, prompt_of(PROMPT, 1000), 0):
+    for _ in prefill(model, timeline, prompt_of(PROMPT, 1000)):
         pass
 
     def once(n: int) -> None:

@@ -121,7 +121,6 @@ class _Decoding:
             self.engine.model,
             self.timeline,
             prompt,
-            remember_at=0,
             span_tokens=self.engine.plan.span_tokens,
         )
         elapsed = perf_counter() - start

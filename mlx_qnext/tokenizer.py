@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,8 @@ from mlx_qnext.json_fields import shown
 _NAMED_TOKENS = ("bos_token", "eos_token", "pad_token", "unk_token", "sep_token", "cls_token", "mask_token")
 # Clients spell the thought they send back in either way; templates read the first.
 _THOUGHT_FIELDS = ("reasoning_content", "reasoning")
+# Two questions that share no beginning.
+_PROBES = ("a", "b")
 
 Message = Mapping[str, Any]
 
@@ -33,6 +36,7 @@ class Prompt:
     Attributes:
         text: the rendered template, the generation prompt included.
         token_ids: its tokens.
+        system_tokens: how many leading tokens depend on the system message and the tools alone; 0 where that cannot be told.
         history_tokens: how many leading tokens do not depend on the generation prompt. The next turn's prompt
             usually shares these, so a snapshot of the cache belongs here.
         opens_thinking: the prompt ends inside a thought.
@@ -40,6 +44,7 @@ class Prompt:
 
     text: str
     token_ids: tuple[int, ...]
+    system_tokens: int
     history_tokens: int
     opens_thinking: bool
 
@@ -66,6 +71,7 @@ class Tokenizer:
         self._named_tokens = named_tokens
         self.eos_ids = eos_ids
         self.vocab_size = _vocab_size(vocabulary)
+        self._added_ids = frozenset(vocabulary.get_added_tokens_decoder())
 
     @classmethod
     def from_folder(
@@ -172,9 +178,46 @@ class Tokenizer:
         return Prompt(
             text=text,
             token_ids=token_ids,
+            system_tokens=self._system_tokens(token_ids, messages, tools, thinking),
             history_tokens=_shared_length(token_ids, self.encode(history)),
             opens_thinking=opens_thinking(text),
         )
+
+    def common_start(
+        self,
+        messages: Sequence[Message],
+        tools: Sequence[Mapping[str, Any]] | None = None,
+        thinking: bool | None = None,
+    ) -> tuple[int, ...]:
+        """The tokens that every prompt begins with that goes on from these messages with a question of the user's.
+
+        Earlier thoughts are in it only where the template keeps them. It ends before an added token, which no text melts into.
+
+        Raises:
+            TokenizerError: as in `render`.
+        """
+        followed = [[*messages, {"role": "user", "content": probe}] for probe in _PROBES]
+        one, other = (self.encode(self.render(m, tools, thinking, generation_prompt=False)) for m in followed)
+        shared = _shared_length(one, other)
+        while shared and (shared == len(one) or one[shared] not in self._added_ids):
+            shared -= 1
+        return tuple(one[:shared])
+
+    def _system_tokens(
+        self,
+        token_ids: Sequence[int],
+        messages: Sequence[Message],
+        tools: Sequence[Mapping[str, Any]] | None,
+        thinking: bool | None,
+    ) -> int:
+        leading = list(takewhile(lambda message: message.get("role") == "system", messages))
+        if not leading and not tools:
+            return 0
+        # A template may refuse such a conversation, and be right.
+        try:
+            return _shared_length(token_ids, self.common_start(leading, tools, thinking))
+        except TokenizerError:
+            return 0
 
 
 def _read_vocabulary(file: Path) -> tokenizers.Tokenizer:

@@ -16,6 +16,7 @@ from mlx_qnext.cache.hybrid import HybridCache
 from mlx_qnext.checkpoint import Checkpoint
 from mlx_qnext.experts.files import WeightFiles
 from mlx_qnext.experts.store import ExpertStore
+from mlx_qnext.generate.checkpoints import Marks
 from mlx_qnext.generate.prefill import prefill
 from mlx_qnext.generate.timeline import Timeline
 from mlx_qnext.model.loading import build_model
@@ -98,11 +99,12 @@ def read_prompt(
     model: Model, prompt: Sequence[int], remember_at: int, span_tokens: int = 8192, say: int = 4
 ) -> Read:
     timeline = Timeline(HybridCache(model.make_cache()))
-    *_, last = prefill(model, timeline, prompt, remember_at, None, span_tokens)
+    *_, last = prefill(model, timeline, prompt, marks=Marks(turn=remember_at), span_tokens=span_tokens)
     assert last.hidden is not None
     logits = np.array(model.logits(last.hidden))
     snapshots = [
-        (s.position, [np.array(array) for state in s.states for array in state]) for s in timeline._snapshots
+        (s.position, [np.array(array) for state in s.states for array in state])
+        for s in timeline.checkpoints.snapshots
     ]
     said = [int(logits[0, -1].argmax())]
     while len(said) < say:

@@ -90,7 +90,7 @@ class Life:
         for model, timeline in zip(self.models, self.timelines, strict=True):
             if timeline is whole and streamed.tokens != prompt:
                 return
-            with closing(prefill(model, timeline, prompt, len(prompt))) as steps:
+            with closing(prefill(model, timeline, prompt)) as steps:
                 for n, step in enumerate(steps, 1):
                     if step.hidden is None and n == leave_after:
                         break

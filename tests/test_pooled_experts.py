@@ -289,7 +289,7 @@ class TestPrompts:
             assert model.mtp is not None
             head = HeadCache(model.mtp.make_cache())
             timeline = Timeline(HybridCache(model.make_cache(), head))
-            for _ in prefill(model, timeline, SHORT, 50, Drafter(model, model.mtp, timeline, head)):
+            for _ in prefill(model, timeline, SHORT, drafter=Drafter(model, model.mtp, timeline, head)):
                 pass
             assert head.kv.offset == len(SHORT) - 1
             assert streamed.store.pools[MTP].counts.misses == 0

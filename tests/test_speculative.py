@@ -143,7 +143,7 @@ def known(engine: Engine, request: pytest.FixtureRequest) -> Known:
     messages, thinking = request.param
     prompt = engine.tokenizer.prompt(messages, thinking=thinking).token_ids
     timeline = engine.session()._timeline
-    *_, read = prefill(engine.model, timeline, prompt, 0)
+    *_, read = prefill(engine.model, timeline, prompt)
     hidden = read.hidden
     sampler = Sampler(Sampling(0.0, 0, 1.0, 0.0, 1.0, 0.0), engine.config.vocab_size, [], 0)
     groups = decode(engine.model, timeline, hidden, sampler)
@@ -159,7 +159,7 @@ def check_holds(engine: Engine, session: Session, tokens: list[int]) -> None:
     assert model.mtp is not None
     assert head is not None
     assert memory is not None
-    for _ in prefill(model, fresh, tokens, 0, Drafter(model, model.mtp, fresh, memory)):
+    for _ in prefill(model, fresh, tokens, drafter=Drafter(model, model.mtp, fresh, memory)):
         pass
     check_caches(timeline.cache.layers, fresh.cache.layers)
     mark = head.mark()
@@ -284,7 +284,7 @@ def test_sampled_groups_of_the_trained_model_follow_plain_samplings_distribution
     assert model.mtp is not None
     assert timeline.cache.head is not None
     drafter = Drafter(model, model.mtp, timeline, timeline.cache.head)
-    *_, read = prefill(model, timeline, prompt, 0, drafter)
+    *_, read = prefill(model, timeline, prompt, drafter=drafter)
     hidden = read.hidden
     start = timeline.cache.snapshot()
     draws, counts = 500, Counter[tuple[int, ...]]()

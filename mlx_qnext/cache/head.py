@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import mlx.core as mx
 
-from mlx_qnext.mlx_lm_parts import KVCache
+from mlx_qnext.cache.kv import GrowingCache, forked, held_arrays
 
 
 class HeadMark(NamedTuple):
@@ -24,7 +24,7 @@ class HeadCache:
         waiting: states `[1, n, hidden]` at the positions that follow, of tokens that the trunk has run.
     """
 
-    def __init__(self, kv: KVCache) -> None:
+    def __init__(self, kv: GrowingCache) -> None:
         self.kv = kv
         self.waiting: list[mx.array] = []
 
@@ -57,6 +57,12 @@ class HeadCache:
         self.kv.trim(self.kv.offset - mark.entries)
         self.waiting = list(mark.waiting)
 
+    def fork(self) -> HeadCache:
+        """A cache that holds the same; keys and values are copied when either of the two next grows."""
+        copied = HeadCache(forked(self.kv))
+        copied.waiting = list(self.waiting)
+        return copied
+
     def arrays(self) -> list[mx.array]:
         """Every array held, for evaluation."""
-        return [array for array in (self.kv.keys, self.kv.values, *self.waiting) if array is not None]
+        return [*held_arrays(self.kv), *self.waiting]

@@ -7,13 +7,15 @@ and values are only truncated. A recurrent state can be taken back to a snapshot
 from __future__ import annotations
 
 from collections.abc import Sequence
+from copy import copy
 from dataclasses import dataclass
 from typing import TypeAlias
 
 import mlx.core as mx
 
 from mlx_qnext.cache.head import HeadCache, HeadMark
-from mlx_qnext.mlx_lm_parts import ArraysCache, KVCache
+from mlx_qnext.cache.kv import GROWING_CACHES, GrowingCache, forked, held_arrays, reserve
+from mlx_qnext.mlx_lm_parts import ArraysCache
 
 States: TypeAlias = tuple[tuple[mx.array | None, ...], ...]
 
@@ -44,7 +46,7 @@ class HybridCache:
         position: how many tokens the layers have seen.
     """
 
-    def __init__(self, layers: Sequence[KVCache | ArraysCache], head: HeadCache | None = None) -> None:
+    def __init__(self, layers: Sequence[GrowingCache | ArraysCache], head: HeadCache | None = None) -> None:
         self.layers = list(layers)
         self.head = head
         self.position = 0
@@ -67,7 +69,7 @@ class HybridCache:
     def snapshot(self, states: States | None = None) -> Snapshot:
         """This position, to which `rewind` can return; `states` are the recurrent layers' where they have already gone on."""
         head = self.head.mark() if self.head is not None and self.head_follows else None
-        held = tuple(tuple(layer.cache) for layer in self._recurrent()) if states is None else states
+        held = tuple(tuple(layer.cache) for layer in self.recurrent) if states is None else states
         return Snapshot(self.position, held, head)
 
     def rewind(self, snapshot: Snapshot) -> None:
@@ -78,22 +80,53 @@ class HybridCache:
         """
         if snapshot.position > self.position:
             raise ValueError(f"cannot rewind from {self.position} forward to {snapshot.position}")
-        for layer, state in zip(self._recurrent(), snapshot.states, strict=True):
+        for layer, state in zip(self.recurrent, snapshot.states, strict=True):
             layer.cache = list(state)
-        for layer in self.layers:
-            if isinstance(layer, KVCache):
-                layer.trim(layer.offset - snapshot.position)
+        for layer in self.growing:
+            layer.trim(layer.offset - snapshot.position)
         if self.head is not None:
             self.head.rewind(snapshot.head or _NOWHERE)
         self.position = snapshot.position
 
+    def reserve(self, tokens: int) -> None:
+        """Make room for `tokens` in all when keys and values next grow: every growth copies what is there."""
+        for layer in self.growing:
+            reserve(layer, tokens - layer.offset)
+        if self.head is not None:
+            reserve(self.head.kv, tokens - self.head.kv.offset)
+
+    def fork(self) -> HybridCache:
+        """A cache that holds the same; keys and values are copied when either of the two next grows."""
+        layers = [_forked(layer) for layer in self.layers]
+        copied = HybridCache(layers, None if self.head is None else self.head.fork())
+        copied.position = self.position
+        return copied
+
     def arrays(self) -> list[mx.array]:
         """Every array held, for evaluation."""
-        found: list[mx.array | None] = []
+        found: list[mx.array] = []
         for layer in self.layers:
-            found += layer.cache if isinstance(layer, ArraysCache) else [layer.keys, layer.values]
-        held = [array for array in found if array is not None]
-        return held + (self.head.arrays() if self.head is not None else [])
+            if isinstance(layer, ArraysCache):
+                found += [array for array in layer.cache if array is not None]
+            else:
+                found += held_arrays(layer)
+        return found + (self.head.arrays() if self.head is not None else [])
 
-    def _recurrent(self) -> list[ArraysCache]:
+    @property
+    def recurrent(self) -> list[ArraysCache]:
+        """Those of the recurrent layers, in order."""
         return [layer for layer in self.layers if isinstance(layer, ArraysCache)]
+
+    @property
+    def growing(self) -> list[GrowingCache]:
+        """Those of the attention layers, in order."""
+        return [layer for layer in self.layers if isinstance(layer, GROWING_CACHES)]
+
+
+def _forked(layer: GrowingCache | ArraysCache) -> GrowingCache | ArraysCache:
+    if not isinstance(layer, ArraysCache):
+        return forked(layer)
+    # Window and state are replaced and never written to, so both may hold the same ones.
+    copied = copy(layer)
+    copied.cache = list(layer.cache)
+    return copied

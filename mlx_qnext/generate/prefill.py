@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Generator, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import mlx.core as mx
 
+from mlx_qnext.cache.hybrid import States
+from mlx_qnext.generate.checkpoints import Marks
 from mlx_qnext.generate.drafter import Drafter
 from mlx_qnext.generate.timeline import Timeline
 from mlx_qnext.model.qwen3_next import Model
@@ -17,6 +20,9 @@ from mlx_qnext.ops.device import Backend, backend
 _CHUNK_TOKENS = {Backend.CPU: 256, Backend.METAL: 2048, Backend.CUDA: 2048}
 
 DEFAULT_SPAN_TOKENS = 8192
+
+# In a long prompt a position is remembered every so many tokens, where a chunk ends.
+CHECKPOINT_EVERY_TOKENS = 2048
 
 
 @dataclass(frozen=True)
@@ -36,23 +42,28 @@ def prefill(
     model: Model,
     timeline: Timeline,
     prompt: Sequence[int],
-    remember_at: int,
+    *,
+    marks: Marks = Marks(),  # noqa: B008
     drafter: Drafter | None = None,
+    chunk_tokens: int | None = None,
     span_tokens: int = DEFAULT_SPAN_TOKENS,
 ) -> Generator[Progress, None, None]:
     """Run the tokens of `prompt` that the timeline lacks.
 
-    A snapshot is remembered at position `remember_at` and at the end. After every step with a hidden state the cache is
-    evaluated, the drafter's part of it too, and the timeline holds exactly what the model has run; so it does where the
-    caller leaves in between.
+    Positions are remembered at the marks, in long stretches between, and at the end. After every step with a hidden state the
+    cache is evaluated, the drafter's part of it too, and the timeline holds exactly what the model has run; so it does where
+    the caller leaves in between.
 
     Args:
+        chunk_tokens: how many tokens may go through a mixer together; `None` is what suits the device.
         span_tokens: how many tokens may go through the layers together where experts have to be fetched.
 
     Raises:
         CheckpointError: an expert cannot be read.
     """
-    return _Prefill(model, timeline, prompt, remember_at, span_tokens, drafter).steps()
+    chunk_tokens = chunk_tokens or _CHUNK_TOKENS[backend()]
+    timeline.checkpoints.marks = marks
+    return _Prefill(model, timeline, prompt, marks, chunk_tokens, span_tokens, drafter).steps()
 
 
 @dataclass(frozen=True)
@@ -62,11 +73,13 @@ class _Prefill:
     model: Model
     timeline: Timeline
     prompt: Sequence[int]
-    remember_at: int
+    marks: Marks
+    chunk_tokens: int
     span_tokens: int
     drafter: Drafter | None
 
     def steps(self) -> Generator[Progress, None, None]:
+        self.timeline.cache.reserve(len(self.prompt))
         while (start := self.timeline.cache.position) < len(self.prompt):
             if self.model.complete:
                 yield self._chunk(start)
@@ -78,7 +91,7 @@ class _Prefill:
             mx.clear_cache()
 
     def _chunk(self, start: int) -> Progress:
-        end = self._ends(start, min(start + _CHUNK_TOKENS[backend()], len(self.prompt)))[0]
+        end = self._ends(start, min(start + self.chunk_tokens, len(self.prompt)))[0]
         states = self.model.hidden(mx.array([self.prompt[start:end]]), self.timeline.cache.layers)
         return self._take(states, end)
 
@@ -86,44 +99,59 @@ class _Prefill:
         """Layer by layer over as many tokens as fit."""
         stop = min(start + self.span_tokens, len(self.prompt))
         before = self.timeline.cache.snapshot()
+        ends = self._ends(start, stop)
+        marks = self._remembered(ends)
         try:
-            swept = yield from self._sweep(start, stop)
+            swept = yield from self._sweep(start, ends, marks)
         except BaseException:
             self.timeline.cache.rewind(before)
             raise
-        if start < self.remember_at < stop:
-            self._take(swept.hidden[:, : self.remember_at - start], self.remember_at, swept)
-            start = self.remember_at
-        yield self._take(swept.hidden[:, start - stop :], stop)
+        progress = Progress(start, None)
+        for begin, end in pairwise([start, *marks, *({stop} - set(marks))]):
+            states = swept.hidden[:, begin - start : end - start]
+            progress = self._take(states, end, swept.marked.get(end - start))
+        yield progress
 
-    def _sweep(self, start: int, stop: int) -> Generator[Progress, None, Swept]:
-        ends = [end - start for end in self._ends(start, stop)]
-        tokens, layers = self.prompt[start:stop], self.timeline.cache.layers
-        sweeping = sweep(self.model.model, tokens, layers, ends, self.remember_at - start)
+    def _sweep(self, start: int, ends: list[int], marks: list[int]) -> Generator[Progress, None, Swept]:
+        tokens, layers = self.prompt[start : ends[-1]], self.timeline.cache.layers
+        at = [end - start for end in ends]
+        sweeping = sweep(self.model.model, tokens, layers, at, [mark - start for mark in marks])
         try:
             while True:
                 done = next(sweeping)
-                yield Progress(start + (stop - start) * done // (len(layers) + 1), None)
+                yield Progress(start + len(tokens) * done // (len(layers) + 1), None)
         except StopIteration as finished:
             return finished.value
 
-    def _take(self, states: mx.array, end: int, swept: Swept | None = None) -> Progress:
-        """Record that the model has run the prompt up to `end`, whose last tokens' states these are."""
+    def _take(self, states: mx.array, end: int, recurrent: States | None = None) -> Progress:
+        """Record that the model has run the prompt up to `end`, whose last tokens' states these are.
+
+        `recurrent` are the recurrent layers' states there, where they have already gone on.
+        """
         last = states[:, -1:]
         self.timeline.append(self.prompt[self.timeline.cache.position : end])
         if self.drafter is not None:
             self.drafter.follow(states)
             self.drafter.catch_up()
         mx.eval(last, self.timeline.cache.arrays())
-        if end in (self.remember_at, len(self.prompt)):
-            self.timeline.remember(None if swept is None else swept.marked)
+        if self._remembered([end]):
+            self.timeline.remember(recurrent)
         return Progress(end, last)
 
     def _ends(self, start: int, stop: int) -> list[int]:
-        """Where chunks end, of which `remember_at` begins a new one."""
-        size, ends = _CHUNK_TOKENS[backend()], list[int]()
+        """Where chunks end; each mark begins a new one."""
+        ends = list[int]()
         while start < stop:
-            end = min(start + size, stop)
-            start = self.remember_at if start < self.remember_at < end else end
+            end = min(start + self.chunk_tokens, stop)
+            start = min(mark for mark in (*self.marks, end) if start < mark <= end)
             ends.append(start)
         return ends
+
+    def _remembered(self, ends: list[int]) -> list[int]:
+        """Those of the ends that are worth it."""
+        last, found = self.timeline.checkpoints.last.position, list[int]()
+        for end in ends:
+            if end in (*self.marks, len(self.prompt)) or end - last >= CHECKPOINT_EVERY_TOKENS:
+                found.append(end)
+                last = end
+        return found

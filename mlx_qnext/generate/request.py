@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
+from typing import Literal, TypeAlias, get_args
 
 from mlx_qnext.errors import UsageError
+
+WhenFull: TypeAlias = Literal["stop", "drop"]
 
 # Beyond this a draft hardly ever stands, and a verification costs more for every one.
 DEEPEST_DRAFT = 4
@@ -24,6 +27,8 @@ class GenerationConfig:
         stop: the answer ends before the first of these strings; the string itself is not part of it.
         draft: how many tokens the MTP head drafts a round, 0 to 4; `None` chooses by what pays, and 0 is plain decoding.
         thinking: `False` skips the thought, `None` leaves it to the template.
+        when_full: what becomes of a prompt that the context has no room for: `stop` refuses it, `drop` leaves out the oldest
+            turns.
 
     Raises:
         UsageError: a value that cannot be meant.
@@ -40,6 +45,7 @@ class GenerationConfig:
     stop: tuple[str, ...] = field(default=())
     draft: int | None = None
     thinking: bool | None = None
+    when_full: WhenFull = "stop"
 
     def __post_init__(self) -> None:
         _check("temperature", self.temperature, low=0.0, high=100.0)
@@ -51,6 +57,8 @@ class GenerationConfig:
         _check("seed", self.seed, low=0, high=2**64 - 1, whole=True)
         _check("max tokens", self.max_tokens, low=1, whole=True)
         _check("draft", self.draft, low=0, high=DEEPEST_DRAFT, whole=True)
+        if self.when_full not in get_args(WhenFull):
+            raise UsageError(f"when full is {self.when_full!r}, expected stop or drop.")
         if any(not text for text in self.stop):
             raise UsageError("A stop string is empty and would end every answer at once: leave it out.")
 

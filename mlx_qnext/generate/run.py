@@ -9,7 +9,9 @@ from dataclasses import dataclass, replace
 
 import mlx.core as mx
 
+from mlx_qnext.experts.plan import MemoryPlan
 from mlx_qnext.generate.answer import Answer
+from mlx_qnext.generate.checkpoints import Marks
 from mlx_qnext.generate.decode import decode
 from mlx_qnext.generate.events import (
     Event,
@@ -34,7 +36,11 @@ from mlx_qnext.transcript import Segment
 
 @dataclass
 class Run:
-    """Everything one request needs; `events` runs it."""
+    """Everything one request needs; `events` runs it.
+
+    Attributes:
+        notices: what to say first. when_full: what to say where the answer ends for want of room, if that is the context's.
+    """
 
     model: Model
     timeline: Timeline
@@ -43,11 +49,12 @@ class Run:
     sampler: Sampler
     cancelled: threading.Event
     watch: Stopwatch
-    span_tokens: int
+    plan: MemoryPlan
     experts: ExpertsInUse
     speculation: Speculation | None = None
     outlook: Outlook | None = None
     notices: tuple[str, ...] = ()
+    when_full: str | None = None
     cached_tokens: int = 0
 
     def events(self) -> Iterator[Event]:
@@ -64,18 +71,28 @@ class Run:
         rest = self.answer.finish()
         if rest:
             yield TokensEmitted((), tuple(rest))
-        yield self._finished()
+        finished = self._finished()
+        if finished.reason == "length" and self.when_full is not None:
+            yield Notice(self.when_full)
+        yield finished
 
     def _read(self) -> Generator[Event, None, mx.array | None]:
         """Bring the prompt into the cache; returns its last hidden state, or `None` when cancelled on the way."""
         tokens = self.prompt.token_ids
         drafter = self.speculation.drafter if self.speculation is not None else None
-        self.cached_tokens = self.timeline.reuse(tokens, drafting=drafter is not None)
+        # The last token has to be read again: its state starts the answer.
+        self.cached_tokens = self.timeline.reuse(tokens[:-1], drafting=drafter is not None)
         self.watch.prefill_starts()
         yield PrefillProgress(self.cached_tokens, len(tokens), self.cached_tokens)
         hidden: mx.array | None = None
         steps = prefill(
-            self.model, self.timeline, tokens, self.prompt.history_tokens, drafter, self.span_tokens
+            self.model,
+            self.timeline,
+            tokens,
+            marks=Marks(self.prompt.system_tokens, self.prompt.history_tokens),
+            drafter=drafter,
+            chunk_tokens=self.plan.chunk_tokens,
+            span_tokens=self.plan.span_tokens,
         )
         with closing(steps), self.experts.store.undisturbed():
             for step in steps:

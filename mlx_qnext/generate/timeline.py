@@ -4,38 +4,38 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from mlx_qnext.cache.hybrid import HybridCache, Snapshot, States
-from mlx_qnext.model.verification import Verification
+import mlx.core as mx
 
-# Each one keeps a whole recurrent state alive, 77 MB in the 80B model.
-_MOST_SNAPSHOTS = 4
+from mlx_qnext.cache.freezing import freeze, thaw
+from mlx_qnext.cache.frozen import Frozen
+from mlx_qnext.cache.hybrid import HybridCache, States
+from mlx_qnext.generate.checkpoints import DEFAULT_MOST_CHECKPOINTS, Checkpoints, Marks
+from mlx_qnext.model.verification import Verification
 
 
 class Timeline:
-    """The tokens that the cache has seen, always as many as its position, and snapshots along them.
+    """The tokens that the cache has seen, always as many as its position, and checkpoints along them.
 
     Attributes:
         tokens: what the cache holds.
+        checkpoints: where it can be taken back to.
     """
 
-    def __init__(self, cache: HybridCache) -> None:
+    def __init__(self, cache: HybridCache, most_checkpoints: int = DEFAULT_MOST_CHECKPOINTS) -> None:
         self.cache = cache
         self.tokens: list[int] = []
-        self._start = cache.snapshot()
-        self._snapshots: list[Snapshot] = []
+        self.checkpoints = Checkpoints(cache.snapshot(), most_checkpoints)
         self._last: tuple[int, Verification] | None = None
 
     def reuse(self, prompt: Sequence[int], *, drafting: bool = False) -> int:
-        """Rewind to the last remembered position that `prompt` shares, short of its last token, and return it.
+        """Hold a beginning of `prompt` and nothing else, as long a one as there is a way back to; returns its length.
 
-        The last token stays to be read, because its logits start the answer. With `drafting` it is a position to which the MTP
-        head followed.
+        With `drafting` it is a position to which the MTP head followed.
         """
-        shared = min(_shared_length(self.tokens, prompt), len(prompt) - 1)
+        shared = shared_length(self.tokens, prompt)
         if self.cache.position > shared or (drafting and not self.cache.head_follows):
-            fit = [s for s in self._snapshots if s.position <= shared and (s.head or not drafting)]
-            snapshot = fit[-1] if fit else self._start
-            self._snapshots = [s for s in self._snapshots if s.position <= snapshot.position]
+            snapshot = self.checkpoints.nearest(shared, drafting=drafting)
+            self.checkpoints.forget_beyond(snapshot.position)
             self.cache.rewind(snapshot)
             del self.tokens[self.cache.position :]
         return self.cache.position
@@ -57,19 +57,50 @@ class Timeline:
         self._last = count, verification
 
     def remember(self, states: States | None = None) -> None:
-        """Keep this position to come back to, with recurrent `states` that have already gone on; the oldest beyond a few is
-        let go."""
+        """Keep this position to come back to, with recurrent `states` where they have already gone on.
+
+        Everything the cache holds is evaluated, so that the position keeps no other array alive, and any thread can go on.
+        """
         self._last = None
-        if all(s.position != self.cache.position for s in self._snapshots):
-            self._snapshots = [*self._snapshots, self.cache.snapshot(states)][-_MOST_SNAPSHOTS:]
+        mx.eval(self.cache.arrays())
+        self.checkpoints.add(self.cache.snapshot(states))
 
     def restore(self) -> None:
         """After a pass that broke off: go back to the last remembered position, where everything is whole."""
         self._last = None
-        self.cache.rewind(self._snapshots[-1] if self._snapshots else self._start)
+        self.cache.rewind(self.checkpoints.last)
         del self.tokens[self.cache.position :]
 
+    def fork(self) -> Timeline:
+        """A timeline that holds the same; what either reads from now on is its own."""
+        forked = Timeline(self.cache.fork())
+        forked.tokens, forked.checkpoints = list(self.tokens), self.checkpoints.copy()
+        return forked
 
-def _shared_length(a: Sequence[int], b: Sequence[int]) -> int:
+    def freeze(self) -> Frozen:
+        """All of it as named arrays and plain facts."""
+        frozen = freeze(self.cache, self.checkpoints.snapshots)
+        return Frozen(frozen.arrays, {**frozen.facts, "tokens": self.tokens, "marks": self.checkpoints.marks})
+
+    @classmethod
+    def thaw(cls, frozen: Frozen, cache: HybridCache, most_checkpoints: int) -> Timeline:
+        """What was frozen, over an empty cache of its kind.
+
+        Raises:
+            ValueError: it is not what `freeze` gives for such a cache.
+        """
+        timeline = cls(cache, most_checkpoints)
+        snapshots = thaw(frozen, cache)
+        timeline.tokens = [int(token) for token in frozen.facts.get("tokens", ())]
+        if len(timeline.tokens) != cache.position:
+            raise ValueError(f"it has {len(timeline.tokens)} tokens for {cache.position} positions")
+        timeline.checkpoints.marks = Marks(*frozen.facts.get("marks", ()))
+        for snapshot in snapshots:
+            timeline.checkpoints.add(snapshot)
+        return timeline
+
+
+def shared_length(a: Sequence[int], b: Sequence[int]) -> int:
+    """How many leading tokens two sequences share."""
     differs = (at for at, (x, y) in enumerate(zip(a, b)) if x != y)
     return next(differs, min(len(a), len(b)))

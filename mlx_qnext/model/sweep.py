@@ -7,7 +7,7 @@ each at most once.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Collection, Generator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any, TypeAlias
@@ -32,11 +32,11 @@ class Swept:
 
     Attributes:
         hidden: states after the final norm, `[1, T, hidden]`.
-        marked: each recurrent layer's window and state at the mark.
+        marked: each recurrent layer's window and state at each of the marks.
     """
 
     hidden: mx.array
-    marked: States
+    marked: dict[int, States]
 
 
 def sweep(
@@ -44,12 +44,12 @@ def sweep(
     tokens: Sequence[int],
     cache: Sequence[Any],
     ends: Sequence[int],
-    mark: int | None = None,
+    marks: Collection[int] = (),
     watch: Watch | None = None,
 ) -> Generator[int, None, Swept]:
     """Run `tokens` over the caches in chunks that end at `ends`; after each layer yields how many layers have seen them.
 
-    The caches are of one position again only when it returns; whoever leaves it earlier takes them back. `mark` is one of
+    The caches are of one position again only when it returns; whoever leaves it earlier takes them back. `marks` are those of
     the ends where recurrent states are wanted. `watch` is told of each layer with routed experts, by its index, which of them
     the tokens visit, `[T, K]`.
 
@@ -58,18 +58,18 @@ def sweep(
     """
     bounds = list(pairwise([0, *ends]))
     chunks = [trunk.embed_tokens(mx.array([tokens[a:b]])) for a, b in bounds]
-    marked: list[tuple[mx.array, ...]] = []
+    marked: dict[int, States] = {end: () for end in ends if end in marks}
     for done, (layer, memory) in enumerate(zip(trunk.layers, cache, strict=True), 1):
         for n, end in enumerate(ends):
             chunks[n] = _mix(layer, chunks[n], memory)
             mx.eval(chunks[n], memory.state)
-            if end == mark and isinstance(layer, RecurrentLayer):
-                marked.append(tuple(memory.cache))
+            if end in marked and isinstance(layer, RecurrentLayer):
+                marked[end] += (tuple(memory.cache),)
         if watch is not None and isinstance(layer.feed_forward, SparseMoe):
             watch(done - 1, _routes(layer, layer.feed_forward, chunks))
         chunks = _feed(layer, chunks)
         yield done
-    return Swept(trunk.norm(mx.concatenate(chunks, axis=1)), tuple(marked))
+    return Swept(trunk.norm(mx.concatenate(chunks, axis=1)), marked)
 
 
 def _mix(layer: Layer, x: mx.array, memory: Any) -> mx.array:

@@ -1,0 +1,58 @@
+"""Reads what the next prompt will begin with, while nobody waits for it."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Sequence
+from contextlib import closing
+from dataclasses import dataclass
+
+from mlx_qnext.experts.plan import MemoryPlan
+from mlx_qnext.generate.drafter import Drafter
+from mlx_qnext.generate.prefill import prefill
+from mlx_qnext.generate.timeline import Timeline
+from mlx_qnext.model.qwen3_next import Model
+from mlx_qnext.ops.device import Backend, backend
+
+# The grain of cancelling: whoever waits for the pass at hand waits for work that was to be done anyway.
+_CHUNK_TOKENS = {Backend.CPU: 32, Backend.METAL: 128, Backend.CUDA: 128}
+
+
+@dataclass(frozen=True)
+class ReadingAhead:
+    """A timeline that is read ahead of its next request; `drafter` follows it where there is one."""
+
+    model: Model
+    timeline: Timeline
+    plan: MemoryPlan
+    drafter: Drafter | None
+
+    def read(self, tokens: Sequence[int], cancelled: threading.Event) -> int:
+        """Bring `tokens` into the cache, until `cancelled` is set; returns how many of them were not there before.
+
+        The position reached in the end is remembered, as far as it was reached.
+
+        Raises:
+            CheckpointError: an expert cannot be read; the timeline is at a position that it remembers.
+        """
+        if cancelled.is_set():
+            return 0
+        held = self.timeline.reuse(tokens, drafting=self.drafter is not None)
+        try:
+            steps = prefill(
+                self.model,
+                self.timeline,
+                tokens,
+                marks=self.timeline.checkpoints.marks,
+                drafter=self.drafter,
+                chunk_tokens=_CHUNK_TOKENS[backend()],
+                span_tokens=self.plan.span_tokens,
+            )
+            with closing(steps):
+                for _ in steps:
+                    if cancelled.is_set():
+                        break
+        except BaseException:
+            self.timeline.restore()
+            raise
+        return self.timeline.cache.position - held
