@@ -14,7 +14,7 @@ from huggingface_hub import constants
 
 from cli.main import main
 from mlx_qnext import hub, remote
-from mlx_qnext.errors import CheckpointError, UsageError
+from mlx_qnext.errors import CheckpointError, MemoryLimitError, UsageError
 from mlx_qnext.experts import memory
 
 REPO = "qwen/tiny"
@@ -52,7 +52,10 @@ def test_a_repository_is_shown_from_its_headers_and_leaves_nothing(
     assert there[0] == 0
     assert there[2] == ""
     address = {"path": f"hf://{REPO}@{COMMIT}"}
-    assert json.loads(there[1]) == json.loads(local[1]) | address
+    shown, expected = json.loads(there[1]), json.loads(local[1]) | address
+    # What is free changes from one moment to the next.
+    assert shown.pop("machine").keys() == expected.pop("machine").keys()
+    assert shown == expected
     assert not Path(constants.HF_HUB_CACHE).exists()
     assert server.sent_bytes[SHARD] < 50_000
     assert inspect(monkeypatch, capsys, REPO)[1].startswith(f"hf://{REPO}@{COMMIT}\n")
@@ -98,7 +101,35 @@ class TestThePlanOfMemory:
         assert plan["fits"] is False
         assert plan["bytes"]["total"] <= plan["smallest"]
         assert self.plan(monkeypatch, capsys, str(published), "--memory", str(plan["smallest"]))["fits"]
-        assert "Too little" in inspect(monkeypatch, capsys, str(published), "--memory", "1M")[1]
+        assert plan["largest_context"] is None
+        told = inspect(monkeypatch, capsys, str(published), "--memory", "1M")[1]
+        assert "Too little" in told
+        assert "Not even a context of 256 tokens fits." in told
+
+    def test_the_longest_context_that_fits_is_shown(self, monkeypatch, capsys):
+        least = self.plan(monkeypatch, capsys, "demo", "--memory", "1M", "--context", "1k")
+        assert (least["context"], least["fits"]) == (1024, False)
+        plan = self.plan(monkeypatch, capsys, "demo", "--memory", str(least["smallest"]))
+        assert 1024 <= plan["largest_context"] < 4096
+        assert f"at most {plan['largest_context']} tokens" in self.refused(
+            monkeypatch, capsys, least["smallest"]
+        )
+
+    def refused(self, monkeypatch, capsys, memory: int) -> str:
+        given = ["--memory", str(memory), "--context", "4k", "hi"]
+        monkeypatch.setattr(sys, "argv", ["qnext", "generate", *given])
+        with pytest.raises(SystemExit) as left:
+            main()
+        assert left.value.code == MemoryLimitError.exit_code
+        return capsys.readouterr().err
+
+    def test_quantised_keys_and_values_take_less(self, monkeypatch, capsys):
+        plain, packed = (
+            self.plan(monkeypatch, capsys, "demo", "--memory", "2G", "--kv-bits", bits)
+            for bits in ("16", "8")
+        )
+        assert (plain["kv_bits"], packed["kv_bits"]) == (None, 8)
+        assert packed["bytes"]["cache"] < plain["bytes"]["cache"]
 
     def test_weights_that_are_not_run_here_have_none(self, tmp_path, monkeypatch, capsys):
         folder, _ = write_fp8_checkpoint(tmp_path / "fp8")
@@ -107,7 +138,15 @@ class TestThePlanOfMemory:
 
     @pytest.mark.parametrize(
         ("arguments", "phrase"),
-        [(("--memory", "8X"), "'8X' is no size of memory"), (("--context", "0"), "context of 0 tokens")],
+        [
+            (("--memory", "8X"), "'8X' is no size of memory"),
+            (("--context", "0"), "context of 0 tokens"),
+            (("--context", "513"), "513 tokens is asked for and this model has 512"),
+            (("--context", "32q"), "'32q', expected auto, or tokens such as 8192 or 32k"),
+            (("--context", "-1"), "'-1', expected auto"),
+            (("--kv-bits", "5"), "--kv-bits is 5, expected 16, 8 or 4"),
+            (("--kv-bits", "8"), "no whole groups of 64"),
+        ],
     )
     def test_what_cannot_be_meant_is_one_line(self, published, monkeypatch, capsys, arguments, phrase):
         code, out, err = inspect(monkeypatch, capsys, str(published), *arguments)

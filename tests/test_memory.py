@@ -13,6 +13,7 @@ from mlx_qnext.errors import MemoryLimitError, UsageError
 from mlx_qnext.experts import cgroup, memory
 from mlx_qnext.experts.cgroup import Limit, limits
 from mlx_qnext.experts.memory import (
+    MachineMemory,
     allotted_bytes,
     available_bytes,
     machine_bytes,
@@ -131,6 +132,28 @@ class TestWhatTheMachineCanSpare:
         machine(monkeypatch, total=16 * GB)
         with pytest.raises(MemoryLimitError, match=r"20\.0 GB of memory are asked for .* has 16\.0 GB"):
             allotted_bytes(20 * GB)
+
+
+class TestWhatWasFound:
+    def test_a_cpu_has_the_machines(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        machine(monkeypatch)
+        found = MachineMemory(Backend.CPU, 64 * GB, 40 * GB, None, None, None)
+        assert MachineMemory.found() == found
+
+    def test_a_control_group_is_told_where_it_allows_less(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        machine(monkeypatch, limit=Limit(12 * GB, 10 * GB))
+        assert MachineMemory.found() == MachineMemory(Backend.CPU, 64 * GB, 10 * GB, 12 * GB, None, None)
+        machine(monkeypatch, limit=Limit(2**63, 2**63))
+        assert MachineMemory.found().control_group_bytes is None
+
+    def test_metal_adds_what_macos_recommends(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        device = {"max_recommended_working_set_size": 48 * GB}
+        machine(monkeypatch, backend=Backend.METAL, device=device)
+        assert MachineMemory.found() == MachineMemory(Backend.METAL, 64 * GB, 40 * GB, None, 48 * GB, None)
+
+    def test_a_gpu_adds_its_own(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        machine(monkeypatch, backend=Backend.CUDA, device={"total_memory": 80 * GB})
+        assert MachineMemory.found() == MachineMemory(Backend.CUDA, 64 * GB, 40 * GB, None, None, 80 * GB)
 
 
 class TestControlGroups:

@@ -35,6 +35,14 @@ FACTS = {
     "bytes": {"total": 44_800_000_000, "experts": 43_500_000_000, "mtp": 0},
     "quantization": {"experts": ["4-bit g64"], "mtp": []},
     "mtp": False,
+    "machine": {
+        "backend": "cpu",
+        "physical": 25_300_000_000,
+        "available": 20_100_000_000,
+        "control_group": None,
+        "recommended": None,
+        "gpu": None,
+    },
 }
 
 PLAN = {
@@ -44,7 +52,12 @@ PLAN = {
     "given": 8_000_000_000,
     "smallest": 4_260_000_000,
     "context": 8192,
+    "largest_context": 76_288,
+    "largest_resident_context": None,
+    "kv_bits": None,
+    "chunk": 256,
     "span": 2048,
+    "checkpoints": 4,
     "share": 0.0928,
     "slots": {"least": 47, "most": 48, "of": 512},
     "bytes": {
@@ -63,12 +76,21 @@ RESIDENT = PLAN | {
     "given": 60_000_000_000,
     "share": 1.0,
     "slots": {"least": 512, "most": 512, "of": 512},
+    "kv_bits": 8,
+    "largest_context": 262_144,
+    "largest_resident_context": 107_264,
+}
+MACHINES = {
+    "control-group": {"control_group": 16_000_000_000},
+    "unified": {"backend": "metal", "recommended": 19_000_000_000},
+    "gpu": {"backend": "cuda", "gpu": 80_000_000_000},
 }
 PLANS = {
     "streaming": PLAN,
     "resident": RESIDENT,
-    "too-little": PLAN | {"fits": False, "asked": 2_000_000_000, "given": 2_000_000_000},
-    "dense": RESIDENT | {"slots": None},
+    "too-little": PLAN
+    | {"fits": False, "asked": 2_000_000_000, "given": 2_000_000_000, "largest_context": None},
+    "dense": RESIDENT | {"slots": None, "largest_resident_context": 262_144},
 }
 
 STREAMED = ExpertStats(940, 60, 12_300_000_000, 10, 11_000_000_000, 44_000_000_000)
@@ -213,6 +235,13 @@ def test_a_models_facts(width: int) -> None:
 def test_a_plan_of_memory_beside_a_models_facts(name: str) -> None:
     screen, file = console(80, terminal=False)
     screen.print(inspection(FACTS | {"plan": PLANS[name]}))
+    check(f"inspection-{name}", file.getvalue())
+
+
+@pytest.mark.parametrize("name", MACHINES)
+def test_what_was_found_of_memory_and_who_says_so(name: str) -> None:
+    screen, file = console(80, terminal=False)
+    screen.print(inspection(FACTS | {"plan": PLAN, "machine": FACTS["machine"] | MACHINES[name]}))
     check(f"inspection-{name}", file.getvalue())
 
 

@@ -177,9 +177,8 @@ class MemoryNeeds:
 
     @property
     def complete_bytes(self) -> int:
-        """The smallest total with which every expert stays in memory, likewise."""
-        least = self.always_bytes(LEAST_CHECKPOINTS) + self._complete_bytes
-        return -(-least // _ROUND) * _ROUND
+        """The smallest total with which every expert stays in memory."""
+        return self.always_bytes(LEAST_CHECKPOINTS) + self._complete_bytes
 
     def always_bytes(self, checkpoints: int) -> int:
         """What is there all the time, experts and workspace left out, if a session keeps as many checkpoints."""
@@ -251,7 +250,7 @@ class MemoryNeeds:
     def _checkpoints_within(self, total_bytes: int) -> int:
         """As many as a small part of the total holds; beyond the least, none that keeps an expert from its place."""
         least = self.least_slots * self._a_slot_each + self._least_workspace
-        if total_bytes - self.always_bytes(LEAST_CHECKPOINTS) >= self._complete_bytes:
+        if total_bytes >= self.complete_bytes:
             least = self._complete_bytes
         for checkpoints in range(MOST_CHECKPOINTS, LEAST_CHECKPOINTS, -1):
             small = checkpoints * self.state_bytes <= total_bytes // _CHECKPOINTS_SHARE
