@@ -81,8 +81,8 @@ KvBits = Annotated[
     typer.Option(
         "--kv-bits",
         metavar="<16|8|4>",
-        help="Bits of the numbers that the cache keeps of each token; 8 takes half the memory, 4 a third, both a "
-        "little exactness.",
+        help="Bits of the numbers that the cache keeps of each token; 8 takes half the memory and 4 a quarter, for a little "
+        "exactness.",
     ),
 ]
 

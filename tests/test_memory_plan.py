@@ -16,7 +16,7 @@ from benchmarks.synthetic import FULL_SHAPE, SyntheticCheckpoint
 from mlx_qnext.checkpoint import Checkpoint
 from mlx_qnext.config import ModelConfig
 from mlx_qnext.errors import MemoryLimitError, UsageError
-from mlx_qnext.experts import parts, pool, workspace
+from mlx_qnext.experts import parts, workspace
 from mlx_qnext.experts import plan as planning
 from mlx_qnext.experts.plan import (
     AUTO_CONTEXTS,
@@ -299,8 +299,7 @@ class TestOfTheContext:
         assert long.for_span(8192, 2048) == longer.for_span(8192, 2048)
 
 
-def test_waves_are_planned_as_they_are_computed() -> None:
-    assert workspace._WAVE_EXPERTS == pool._WAVE
+def test_experts_are_planned_to_be_unpacked_when_they_are() -> None:
     assert workspace._UNPACK_FROM_ROWS == linear._UNPACK_FROM_ROWS_PER_EXPERT
 
 

@@ -27,7 +27,7 @@ _DTYPES = {"BF16": mx.bfloat16, "F16": mx.float16, "F32": mx.float32, "U32": mx.
 # Visits of more experts than this are served in waves of a few, so that reading and computing overlap and the workspace is
 # small.
 _ONE_WAVE = 64
-_WAVE = 16
+WAVE_EXPERTS = 16
 
 
 @dataclass
@@ -234,7 +234,7 @@ class Pool:
         """Experts a wave: all at once where they are few and find room, else so few that two waves find room."""
         if present + absent <= _ONE_WAVE and absent <= room:
             return _ONE_WAVE
-        return max(1, min(_WAVE, self.table.slots // 2))
+        return max(1, min(WAVE_EXPERTS, self.table.slots // 2))
 
     def _bring(self, size: int, needed: np.ndarray, visits: np.ndarray) -> None:
         """Where no batch is on its way, begin to read the next one into the slots that there are for it."""

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from mlx_qnext.config import ModelConfig
+from mlx_qnext.experts.pool import WAVE_EXPERTS
 from mlx_qnext.ops.attention import MOST_SCORE_BYTES
 from mlx_qnext.ops.device import Backend, backend
 
@@ -16,8 +17,6 @@ MOST_SPAN_TOKENS = 32_768
 # Tokens that may go through a mixer together. Larger chunks read weights less often; a CPU gains nothing from them.
 _CHUNKS = (2048, 1024, 512, 256)
 _LARGEST_CHUNK = {Backend.CPU: 256, Backend.METAL: 2048, Backend.CUDA: 2048}
-# Experts that are computed with together while others are read.
-_WAVE_EXPERTS = 16
 # The span's residual stream before and after a layer, its normed form, and that as one array for the experts.
 _STREAMS = 4
 # Scores before and after the softmax.
@@ -90,7 +89,7 @@ class Workspace:
         """Bytes that are taken where experts have to be fetched, and `tokens` go through a layer together."""
         # While a wave is computed, the weights of the next one are already being unpacked.
         streams = tokens * _STREAMS * self.config.hidden_size * self.itemsize
-        visiting = self._visiting(tokens, _WAVE_EXPERTS + _WAVE_EXPERTS // 2)
+        visiting = self._visiting(tokens, WAVE_EXPERTS + WAVE_EXPERTS // 2)
         return streams + max(self._mixing(min(tokens, chunk_tokens)), visiting)
 
     def for_chunk(self, tokens: int) -> int:
