@@ -12,8 +12,8 @@ from typing import Any
 from benchmarks.random_weights import RandomWeights
 from benchmarks.shape import Config, quantised, tensors
 from mlx_qnext.checkpoint import INDEX_FILE, MTP_FILE, MTP_PREFIX
+from mlx_qnext.disk import writing
 from mlx_qnext.errors import OutputError, UsageError
-from quantize.disk import writing
 from quantize.output_files import OutputFile, OutputWriter, lay_out
 
 SHARD_BYTES = 5_000_000_000

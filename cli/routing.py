@@ -15,8 +15,8 @@ from cli.options import Room
 from cli.piped import piped_text
 from cli.views.routing import RoutingMap, routing_table
 from cli.views.routing_svg import routing_svg
+from mlx_qnext.disk import replacing, writing
 from mlx_qnext.errors import ContextLengthError, UnsupportedModelError, UsageError
-from quantize.disk import replacing, writing
 
 if TYPE_CHECKING:
     from mlx_qnext import Engine

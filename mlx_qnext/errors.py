@@ -9,7 +9,8 @@
     ├── ContextLengthError        7   more tokens than the model's context holds
     ├── HubError                  8   the hub refused, failed or could not be reached
     ├── MemoryLimitError          9   weights and cache that cannot fit this machine
-    └── OutputError              10   what was made cannot be written: no space, no permission
+    ├── OutputError              10   what was made cannot be written: no space, no permission
+    └── SessionError             11   a saved session that is not there, in use, damaged, or another model's
 
 A run that the user stops ends with 130, as shells expect of an interrupted program.
 """
@@ -77,3 +78,9 @@ class OutputError(QnextError):
     """The disk takes no more, or not there."""
 
     exit_code = 10
+
+
+class SessionError(QnextError):
+    """A saved session is not there, in use, damaged, or of another model."""
+
+    exit_code = 11

@@ -8,8 +8,9 @@ refuses. No tensor data is read, and nothing is allocated beyond the header's ow
 from __future__ import annotations
 
 import errno
+import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
@@ -21,6 +22,7 @@ LENGTH_BYTES = 8
 MAX_HEADER_BYTES = 100_000_000
 MAX_RANK = 8
 MAX_DIMENSION = 1 << 48
+_ALIGNMENT = 8
 
 DTYPE_BITS = {
     "BOOL": 8,
@@ -69,6 +71,23 @@ class Header:
 
     tensors: tuple[TensorInfo, ...]
     metadata: Mapping[str, str]
+
+
+def header_bytes(tensors: Iterable[tuple[str, str, Sequence[int]]], metadata: Mapping[str, str]) -> bytes:
+    """The beginning of a file, length prefix included, in which these tensors lie end to end behind it.
+
+    Args:
+        tensors: name, dtype as it is spelled in `DTYPE_BITS`, and shape of each, in their order.
+    """
+    entries: dict[str, object] = {"__metadata__": dict(metadata)}
+    start = 0
+    for name, dtype, shape in tensors:
+        end = start + prod(shape) * DTYPE_BITS[dtype] // 8
+        entries[name] = {"dtype": dtype, "shape": list(shape), "data_offsets": [start, end]}
+        start = end
+    content = json.dumps(entries, separators=(",", ":")).encode()
+    content += b" " * (-len(content) % _ALIGNMENT)
+    return len(content).to_bytes(LENGTH_BYTES, "little") + content
 
 
 def read_header(path: Path) -> Header:

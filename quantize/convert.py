@@ -13,8 +13,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from mlx_qnext.disk import writing
 from mlx_qnext.safetensors_header import TensorInfo
-from quantize.disk import writing
 from quantize.elements import read_bytes
 from quantize.loss import Loss
 from quantize.output_files import OutputWriter

@@ -9,12 +9,12 @@ from functools import cached_property
 from pathlib import Path
 
 from mlx_qnext.checkpoint import Checkpoint
+from mlx_qnext.disk import on_one_disk, writing
 from mlx_qnext.errors import UnsupportedModelError, UsageError
 from mlx_qnext.model.loading import check_complete
 from mlx_qnext.safetensors_header import TensorInfo
 from mlx_qnext.tokenizer import Tokenizer
 from quantize.convert import OnStep, convert
-from quantize.disk import on_one_disk, writing
 from quantize.documents import documents_from
 from quantize.elements import FP8_DTYPE
 from quantize.evaluate import Quality, evaluate

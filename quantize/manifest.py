@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import Any
 
 from mlx_qnext.checkpoint import Checkpoint
+from mlx_qnext.disk import replacing
 from mlx_qnext.errors import CheckpointError, UsageError
 from mlx_qnext.json_fields import REMEDY, Fields, read_json_object, shown
 from mlx_qnext.safetensors_header import TensorInfo
-from quantize.disk import replacing
 
 FILE = "qnext.json"
 FORMAT = 1

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -10,10 +9,10 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from mlx_qnext.safetensors_header import LENGTH_BYTES, TensorInfo
+from mlx_qnext.disk import write_at
+from mlx_qnext.safetensors_header import TensorInfo, header_bytes
 
 METADATA = {"format": "mlx"}
-_ALIGNMENT = 8
 
 
 @dataclass(frozen=True)
@@ -66,24 +65,12 @@ def _named(file: str, parts: Sequence[list[TensorInfo]]) -> Iterator[tuple[str, 
 
 
 def _file(name: str, tensors: Sequence[TensorInfo]) -> OutputFile:
-    header = _header(tensors)
+    header = header_bytes([(t.name, t.dtype, t.shape) for t in tensors], METADATA)
     placed, start = [], len(header)
     for tensor in tensors:
         placed.append(replace(tensor, file=Path(name), start=start, end=start + tensor.nbytes))
         start = placed[-1].end
     return OutputFile(name, header, tuple(placed))
-
-
-def _header(tensors: Sequence[TensorInfo]) -> bytes:
-    entries: dict[str, object] = {"__metadata__": METADATA}
-    start = 0
-    for tensor in tensors:
-        offsets = [start, start + tensor.nbytes]
-        entries[tensor.name] = {"dtype": tensor.dtype, "shape": tensor.shape, "data_offsets": offsets}
-        start = offsets[1]
-    content = json.dumps(entries, separators=(",", ":")).encode()
-    content += b" " * (-len(content) % _ALIGNMENT)
-    return len(content).to_bytes(LENGTH_BYTES, "little") + content
 
 
 class OutputWriter:
@@ -101,7 +88,7 @@ class OutputWriter:
             descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
             self._descriptors[Path(file.name)] = descriptor
             os.ftruncate(descriptor, file.nbytes)
-            _write(descriptor, file.header, 0)
+            write_at(descriptor, file.header, 0)
         return self
 
     def __exit__(
@@ -113,16 +100,9 @@ class OutputWriter:
     def write(self, tensor: str, first_row: int, content: memoryview, row_bytes: int) -> None:
         """Rows of a tensor, from `first_row` on, are in their place."""
         place = self._places[tensor]
-        _write(self._descriptors[place.file], content, place.start + first_row * row_bytes)
+        write_at(self._descriptors[place.file], content, place.start + first_row * row_bytes)
 
     def flush(self) -> None:
         """What was written survives a loss of power."""
         for descriptor in self._descriptors.values():
             os.fsync(descriptor)
-
-
-def _write(descriptor: int, content: bytes | memoryview, offset: int) -> None:
-    view = memoryview(content)
-    while view:
-        written = os.pwrite(descriptor, view, offset)
-        view, offset = view[written:], offset + written

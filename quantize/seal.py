@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from mlx_qnext.checkpoint import INDEX_FILE, MTP_FILE, Checkpoint
+from mlx_qnext.disk import replacing
 from quantize.card import card
-from quantize.disk import replacing
 from quantize.facts import Facts
 from quantize.manifest import FILE as MANIFEST_FILE
 from quantize.manifest import Manifest, OnBytes, file_digest, tensor_digests

@@ -14,10 +14,10 @@ from huggingface_hub import constants
 from numpy.typing import NDArray
 
 from mlx_qnext.checkpoint import Checkpoint
+from mlx_qnext.disk import on_one_disk
 from mlx_qnext.download import check_disk
 from mlx_qnext.remote import RemoteCheckpoint
 from mlx_qnext.safetensors_header import TensorInfo
-from quantize.disk import on_one_disk
 from quantize.elements import read_bytes
 
 Files = Generator[tuple[str, Path]]

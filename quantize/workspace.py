@@ -8,7 +8,6 @@ DEST.incomplete/
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 import shutil
@@ -17,8 +16,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from mlx_qnext.disk import NEW_SUFFIX, allocated_bytes, lock, replacing, writing
 from mlx_qnext.errors import OutputError, UsageError
-from quantize.disk import allocated_bytes, replacing, writing
 from quantize.loss import Loss
 from quantize.output_files import OutputFile
 
@@ -144,8 +143,9 @@ class Workspace:
             )
 
     def _check_folder(self) -> None:
-        ours = {JOURNAL, f"{JOURNAL}.new", self.result.name, self.shards.name}
-        if any(path.name not in ours for path in self.folder.iterdir()):
+        ours = {JOURNAL, self.result.name, self.shards.name}
+        names = {path.name for path in self.folder.iterdir()} - ours
+        if not all(name.startswith(f"{JOURNAL}.") and name.endswith(NEW_SUFFIX) for name in names):
             raise self._unusable("is no unfinished conversion")
 
     def _remove_unbegun(self) -> None:
@@ -157,10 +157,8 @@ class Workspace:
 
 
 def _lock(descriptor: int, folder: Path) -> None:
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        raise UsageError(f"{folder} is in use by another qnext: wait until it ends.") from None
+    if not lock(descriptor):
+        raise UsageError(f"{folder} is in use by another qnext: wait until it ends.")
 
 
 def _parsed(line: bytes) -> object:

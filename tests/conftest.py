@@ -24,8 +24,9 @@ def on_the_cpu() -> Iterator[None]:
 
 @pytest.fixture(scope="session", autouse=True)
 def cache_of_its_own(tmp_path_factory: pytest.TempPathFactory) -> None:
-    """Nothing that tests or the programs they start remember gets into the user's cache."""
+    """Nothing that tests or the programs they start remember or save gets among the user's own."""
     os.environ["QNEXT_CACHE"] = str(tmp_path_factory.mktemp("cache"))
+    os.environ["QNEXT_SESSIONS"] = str(tmp_path_factory.mktemp("sessions"))
 
 
 @pytest.fixture(scope="session")

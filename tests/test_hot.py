@@ -5,19 +5,19 @@ from __future__ import annotations
 import errno
 import os
 import shutil
-import sys
 from pathlib import Path
 
 import mlx.core as mx
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from platformdirs import PlatformDirs
 from spoiling import describe, overwrite, retensor
 
+from mlx_qnext import folders
 from mlx_qnext.checkpoint import Checkpoint
 from mlx_qnext.errors import CheckpointError
 from mlx_qnext.experts.hot import hot_key, load_hot, save_hot
-from mlx_qnext.experts.remembered import cache_folder
 from mlx_qnext.hub import resolve
 
 KEY = "0123abcd"
@@ -135,42 +135,9 @@ class TestBadInput:
     def test_a_user_without_a_home_has_no_cache(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.delenv("QNEXT_CACHE")
         monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
-        monkeypatch.setattr(Path, "home", homeless)
+        monkeypatch.setattr(folders, "PlatformDirs", homeless)
         assert load_hot(KEY) == {}
         assert not save_hot(KEY, EXPERTS)
-
-
-class TestFolder:
-    @pytest.fixture(autouse=True)
-    def home(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-        monkeypatch.setenv("HOME", str(tmp_path))
-        monkeypatch.setenv("QNEXT_CACHE", "")
-        monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
-        return tmp_path
-
-    def test_the_programs_own_variable_comes_first(self, home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setenv("XDG_CACHE_HOME", str(home / "xdg"))
-        monkeypatch.setenv("QNEXT_CACHE", str(home / "own"))
-        assert cache_folder() == home / "own"
-
-    def test_a_mac_keeps_caches_in_its_library(self, home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(sys, "platform", "darwin")
-        assert cache_folder() == home / "Library" / "Caches" / "qnext"
-
-    @pytest.mark.parametrize("xdg", ["", "relative/path"])
-    def test_elsewhere_it_is_the_homes_cache(
-        self, xdg: str, home: Path, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        monkeypatch.setattr(sys, "platform", "linux")
-        monkeypatch.setenv("XDG_CACHE_HOME", xdg)
-        assert cache_folder() == home / ".cache" / "qnext"
-
-    def test_elsewhere_the_desktops_variable_is_heeded(
-        self, home: Path, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        monkeypatch.setattr(sys, "platform", "linux")
-        monkeypatch.setenv("XDG_CACHE_HOME", str(home / "xdg"))
-        assert cache_folder() == home / "xdg" / "qnext"
 
 
 class TestKey:
@@ -227,5 +194,5 @@ def interrupt(*_: object) -> None:
     raise KeyboardInterrupt
 
 
-def homeless() -> Path:
-    raise RuntimeError("Could not determine home directory.")
+def homeless(*_: object, **__: object) -> PlatformDirs:
+    raise RuntimeError("could not determine the home directory")
