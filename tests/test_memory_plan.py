@@ -8,7 +8,7 @@ from pathlib import Path
 import mlx.core as mx
 import pytest
 from builders import write_hf_checkpoint, write_mlx_checkpoint
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from mlx.utils import tree_flatten
 
@@ -123,6 +123,7 @@ class TestOfTheFullModel:
 
 
 class TestForEveryTotal:
+    @settings(deadline=None)
     @given(st.integers(0, 100 * GB), st.integers(1, 262_144))
     def test_a_plan_adds_up(self, more: int, context_tokens: int) -> None:
         needed = needs(context_tokens)
@@ -137,6 +138,7 @@ class TestForEveryTotal:
         assert needed.least_slots <= min(slots) <= max(slots) <= needed.num_experts
         assert max(slots) - min(slots) <= 1
 
+    @settings(deadline=None)
     @given(st.integers(0, 60 * GB), st.integers(0, GB))
     def test_less_than_an_expert_a_layer_is_wasted_where_they_do_not_all_fit(
         self, more: int, context_more: int
@@ -179,6 +181,7 @@ class TestForEveryTotal:
         assert (wide.span_tokens, wide.chunk_tokens) == (8192, needed.workspace.chunks[0])
         assert wide.checkpoints > LEAST_CHECKPOINTS
 
+    @settings(deadline=None)
     @given(st.integers(0, 8 * GB))
     def test_neither_chunks_nor_checkpoints_cost_a_complete_model_an_expert(self, more: int) -> None:
         needed = needs()
@@ -252,6 +255,7 @@ class TestOfTheContext:
     ) -> None:
         assert auto(total_bytes) == context_tokens
 
+    @settings(deadline=None)
     @given(st.integers(6 * GB, 100 * GB), st.sampled_from([None, 8, 4]))
     def test_without_asking_it_is_the_longest_of_those_that_may_be(
         self, total: int, bits: int | None
@@ -267,6 +271,7 @@ class TestOfTheContext:
         config = ModelConfig.from_dict(checkpoint.config)
         assert MemoryNeeds.within_reach(checkpoint, config, 100 * GB).context_tokens == 512
 
+    @settings(deadline=None)
     @given(st.integers(4_100_000_000, 70 * GB), st.sampled_from([None, 8]), st.booleans())
     def test_the_largest_that_fits_fits_and_a_step_more_does_not(
         self, total: int, bits: int | None, complete: bool
