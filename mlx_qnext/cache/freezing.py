@@ -17,6 +17,7 @@ from mlx_qnext.cache.frozen import Frozen
 from mlx_qnext.cache.head import HeadCache, HeadMark
 from mlx_qnext.cache.hybrid import HybridCache, Snapshot
 from mlx_qnext.cache.kv import GrowingCache
+from mlx_qnext.cache.shapes import CacheShapes, check_entries, check_shapes
 from mlx_qnext.mlx_lm_parts import ArraysCache
 
 _STATES = ("window", "state")
@@ -38,14 +39,14 @@ def freeze(cache: HybridCache, snapshots: Sequence[Snapshot]) -> Frozen:
     return Frozen(arrays, facts)
 
 
-def thaw(frozen: Frozen, cache: HybridCache) -> list[Snapshot]:
-    """Fill an empty cache with what was frozen of another one like it; returns the snapshots.
+def thaw(frozen: Frozen, cache: HybridCache, shapes: CacheShapes) -> list[Snapshot]:
+    """Fill an empty cache of these shapes with what was frozen of another one like it; returns the snapshots.
 
     Raises:
         ValueError: it is not what `freeze` gives for such a cache.
     """
     try:
-        return _Thawing(frozen.arrays, cache).thaw(frozen.facts)
+        return _Thawing(frozen.arrays, cache, shapes).thaw(frozen.facts)
     except (KeyError, TypeError, IndexError) as error:
         raise ValueError(f"it lacks {error}") from None
 
@@ -99,8 +100,8 @@ def _recurrent_indices(cache: HybridCache) -> list[int]:
 class _Thawing:
     """One cache as it is filled."""
 
-    def __init__(self, arrays: Mapping[str, mx.array], cache: HybridCache) -> None:
-        self._arrays, self._cache = arrays, cache
+    def __init__(self, arrays: Mapping[str, mx.array], cache: HybridCache, shapes: CacheShapes) -> None:
+        self._arrays, self._cache, self._shapes = arrays, cache, shapes
 
     def thaw(self, facts: Mapping[str, Any]) -> list[Snapshot]:
         position = _count(facts["position"])
@@ -108,7 +109,7 @@ class _Thawing:
             if isinstance(layer, ArraysCache):
                 layer.cache = list(self._states(f"layers.{at}.", position))
             elif position:
-                self._grow(layer, f"layers.{at}.", position)
+                self._grow(layer, f"layers.{at}.", position, self._shapes.entries)
         self._cache.position = position
         self._thaw_head(facts.get("head"))
         snapshots = [self._snapshot(n, of) for n, of in enumerate(facts["snapshots"])]
@@ -124,7 +125,7 @@ class _Thawing:
             return
         mark = self._mark(facts, "head.")
         if mark.entries:
-            self._grow(self._cache.head.kv, "head.", mark.entries)
+            self._grow(self._cache.head.kv, "head.", mark.entries, self._shapes.head_entries)
         self._cache.head.waiting = list(mark.waiting)
 
     def _snapshot(self, number: int, facts: Mapping[str, Any]) -> Snapshot:
@@ -140,25 +141,32 @@ class _Thawing:
         if not waiting:
             return HeadMark(entries, ())
         states = self._arrays[f"{prefix}waiting"]
-        if states.ndim != 3 or states.shape[1] != waiting:
-            raise ValueError("its waiting states are not as many as it says")
+        check_shapes(f"{prefix}waiting", [states], [(1, waiting, self._shapes.hidden)])
         return HeadMark(entries, (states,))
 
     def _states(self, prefix: str, position: int) -> tuple[mx.array | None, ...]:
         if not position:
             return (None,) * len(_STATES)
-        return tuple(self._arrays[f"{prefix}{name}"] for name in _STATES)
+        states = [self._arrays[f"{prefix}{name}"] for name in _STATES]
+        for name, state, shape in zip(_STATES, states, self._shapes.states, strict=True):
+            check_shapes(f"{prefix}{name}", [state], [shape])
+        return tuple(states)
 
-    def _grow(self, layer: GrowingCache, prefix: str, entries: int) -> None:
-        layer.keys, layer.values = (self._stored(f"{prefix}{name}", entries) for name in ("keys", "values"))
+    def _grow(
+        self, layer: GrowingCache, prefix: str, entries: int, shapes: Sequence[tuple[int, int]]
+    ) -> None:
+        layer.keys, layer.values = (
+            self._stored(f"{prefix}{name}", entries, shapes) for name in ("keys", "values")
+        )
         layer.offset = entries
 
-    def _stored(self, name: str, entries: int) -> mx.array | tuple[mx.array, ...]:
-        whole = name in self._arrays
-        parts = [self._arrays[name]] if whole else [self._arrays[f"{name}.{n}"] for n in range(3)]
-        if any(part.ndim != 4 or part.shape[2] != entries for part in parts):
-            raise ValueError(f"{name} does not have the entries that it says")
-        return parts[0] if whole else tuple(parts)
+    def _stored(
+        self, name: str, entries: int, shapes: Sequence[tuple[int, int]]
+    ) -> mx.array | tuple[mx.array, ...]:
+        whole = len(shapes) == 1
+        parts = tuple(self._arrays[part] for part in ([name] if whole else [f"{name}.{n}" for n in range(3)]))
+        check_entries(name, parts, shapes, entries)
+        return parts[0] if whole else parts
 
 
 def _count(value: Any) -> int:

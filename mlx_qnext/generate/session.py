@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from mlx_qnext.cache.frozen import Frozen
 from mlx_qnext.cache.head import HeadCache
 from mlx_qnext.cache.hybrid import HybridCache
+from mlx_qnext.cache.shapes import CacheShapes
 from mlx_qnext.errors import TokenizerError, UsageError
 from mlx_qnext.experts.remembered import WORTH_REMEMBERING_BYTES
 from mlx_qnext.generate.answer import Answer
@@ -152,7 +153,9 @@ class Session:
         Raises:
             ValueError: it is not what `freeze` gives for this model.
         """
-        self._timeline = Timeline.thaw(frozen, _new_cache(self._engine), self._engine.plan.checkpoints)
+        engine = self._engine
+        shapes = CacheShapes.of(engine.config, engine.plan.kv_bits)
+        self._timeline = Timeline.thaw(frozen, _new_cache(engine), shapes, engine.plan.checkpoints)
 
     def _drafter(self) -> Drafter | None:
         """Follows the timeline where the last request drafted."""

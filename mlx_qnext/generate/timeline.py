@@ -9,6 +9,7 @@ import mlx.core as mx
 from mlx_qnext.cache.freezing import freeze, thaw
 from mlx_qnext.cache.frozen import Frozen
 from mlx_qnext.cache.hybrid import HybridCache, States
+from mlx_qnext.cache.shapes import CacheShapes
 from mlx_qnext.generate.checkpoints import DEFAULT_MOST_CHECKPOINTS, Checkpoints, Marks
 from mlx_qnext.model.verification import Verification
 
@@ -83,14 +84,14 @@ class Timeline:
         return Frozen(frozen.arrays, {**frozen.facts, "tokens": self.tokens, "marks": self.checkpoints.marks})
 
     @classmethod
-    def thaw(cls, frozen: Frozen, cache: HybridCache, most_checkpoints: int) -> Timeline:
-        """What was frozen, over an empty cache of its kind.
+    def thaw(cls, frozen: Frozen, cache: HybridCache, shapes: CacheShapes, most_checkpoints: int) -> Timeline:
+        """What was frozen, over an empty cache of its kind and these shapes.
 
         Raises:
             ValueError: it is not what `freeze` gives for such a cache.
         """
         timeline = cls(cache, most_checkpoints)
-        snapshots = thaw(frozen, cache)
+        snapshots = thaw(frozen, cache, shapes)
         timeline.tokens = [int(token) for token in frozen.facts.get("tokens", ())]
         if len(timeline.tokens) != cache.position:
             raise ValueError(f"it has {len(timeline.tokens)} tokens for {cache.position} positions")
