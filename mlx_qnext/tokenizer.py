@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from hashlib import sha256
 from itertools import takewhile
 from pathlib import Path
 from typing import Any
@@ -57,6 +58,7 @@ class Tokenizer:
     Attributes:
         eos_ids: any of these ends an answer.
         vocab_size: one more than the largest token id.
+        fingerprint: of vocabulary and template: with another one, the same messages may be other tokens.
     """
 
     def __init__(
@@ -65,11 +67,13 @@ class Tokenizer:
         template: ChatTemplate | None,
         named_tokens: Mapping[str, str],
         eos_ids: frozenset[int],
+        fingerprint: str = "",
     ) -> None:
         self._vocabulary = vocabulary
         self._template = template
         self._named_tokens = named_tokens
         self.eos_ids = eos_ids
+        self.fingerprint = fingerprint
         self.vocab_size = _vocab_size(vocabulary)
         self._added_ids = frozenset(vocabulary.get_added_tokens_decoder())
 
@@ -90,11 +94,13 @@ class Tokenizer:
         vocabulary = _read_vocabulary(folder / "tokenizer.json")
         settings = _read_settings(folder / "tokenizer_config.json")
         named_tokens = _named_tokens(settings)
+        template = _find_template(folder, settings)
         tokenizer = cls(
             vocabulary,
-            _find_template(folder, settings),
+            template,
             named_tokens,
             frozenset(eos_ids) | _named_eos(vocabulary, named_tokens, folder),
+            _fingerprint(folder / "tokenizer.json", template, named_tokens),
         )
         if vocab_size is not None and tokenizer.vocab_size > vocab_size:
             raise TokenizerError(
@@ -255,6 +261,13 @@ def _read_text(file: Path) -> str:
         return file.read_text(encoding="utf-8")
     except UnicodeDecodeError as error:
         raise TokenizerError(f"{file} is not UTF-8 text (byte {error.start}): download it again.") from error
+
+
+def _fingerprint(vocabulary: Path, template: ChatTemplate | None, named_tokens: Mapping[str, str]) -> str:
+    source = None if template is None else template.source
+    digest = sha256(json.dumps([source, named_tokens], sort_keys=True).encode())
+    digest.update(vocabulary.read_bytes())
+    return digest.hexdigest()
 
 
 def _named_tokens(settings: Mapping[str, Any]) -> dict[str, str]:
