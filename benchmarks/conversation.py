@@ -27,6 +27,7 @@ from interruptions import interruptions
 from measure import machine
 from mlx_lm_server import copy_in_fp32, serving
 from own_answers import answerer, new_tokens
+from restarted import restarting_answerer
 
 import mlx_qnext
 from mlx_qnext import Engine
@@ -34,8 +35,8 @@ from mlx_qnext import Engine
 LIMIT = 192
 # As Qwen-Agent puts one into every request.
 SEED = 7
-READS_AHEAD = "qnext, reading ahead"
-OWN = ("qnext, nothing drafted", "qnext", READS_AHEAD)
+READS_AHEAD, RESTARTED = "qnext, reading ahead", "qnext, restarted every turn"
+OWN = ("qnext, nothing drafted", "qnext", READS_AHEAD, RESTARTED)
 PEERS = ("mlx-lm", "mlx-lm with seed")
 # Who holds the conversation, from its beginning.
 Way = Callable[[], AbstractContextManager[Answerer]]
@@ -47,7 +48,7 @@ def main() -> None:
     print(f"{machine()}\n", flush=True)
     engine = mlx_qnext.load("demo")
     with TemporaryDirectory() as scratch:
-        held = _hold(_ways(engine, copy_in_fp32(Path(scratch) / "fp32")), arguments.rounds, arguments.turns)
+        held = _hold(_ways(engine, Path(scratch)), arguments.rounds, arguments.turns)
     expected = {
         name: new_tokens(engine, turns[0], read_ahead=name == READS_AHEAD) for name, turns in held.items()
     }
@@ -67,7 +68,9 @@ def _arguments() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def _ways(engine: Engine, folder: Path) -> dict[str, Way]:
+def _ways(engine: Engine, scratch: Path) -> dict[str, Way]:
+    fp32 = copy_in_fp32(scratch / "fp32")
+
     def own(draft: int | None, *, reads_ahead: bool = False) -> Way:
         @contextmanager
         def session() -> Iterator[Answerer]:
@@ -75,15 +78,20 @@ def _ways(engine: Engine, folder: Path) -> dict[str, Way]:
 
         return session
 
+    @contextmanager
+    def restarted() -> Iterator[Answerer]:
+        with TemporaryDirectory(dir=scratch) as sessions:
+            yield restarting_answerer(Path(sessions), LIMIT)
+
     def peer(extra: dict[str, int]) -> Way:
         @contextmanager
         def server() -> Iterator[Answerer]:
-            with serving(folder, LIMIT, extra) as started:
+            with serving(fp32, LIMIT, extra) as started:
                 yield started.answer
 
         return server
 
-    mine = own(0), own(None), own(None, reads_ahead=True)
+    mine = own(0), own(None), own(None, reads_ahead=True), restarted
     return dict(zip(OWN + PEERS, (*mine, peer({}), peer({"seed": SEED}))))
 
 
@@ -149,6 +157,8 @@ def _own_details(held: Conversations, expected: dict[str, list[int]]) -> None:
     ahead = [turn.reply for turns in held[READS_AHEAD] for turn in turns[1:]]
     tokens, took_ms = median(r.ahead_tokens for r in ahead), median(r.ahead_ms for r in ahead)
     print(f"{READS_AHEAD}: {tokens:.0f} tokens in {took_ms:.0f} ms between two turns")
+    loaded_ms = [turn.reply.load_ms for turns in held[RESTARTED] for turn in turns[1:]]
+    print(f"{RESTARTED}: {median(loaded_ms):.0f} ms from a process's start to its request")
 
 
 def _token_ms(conversations: list[list[Turn]], at: int) -> float:
