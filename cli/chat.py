@@ -2,40 +2,66 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.console import Console
+from typer.core import TyperCommand
 
 from cli import options, terminal
-from cli.answering import answer
 from cli.conversation import Conversation
+from cli.interrupts import hanging_up_interrupts
+from cli.keeping import Keeping
 from cli.keyboard import typed_turns, unechoed
 from cli.loading import EMBEDDED, load_engine
 from cli.piped import piped_lines
-from cli.record import record
-from cli.views.answer import AnswerView
-from cli.views.stats import stats_line
+from cli.settings import Settings
+from cli.talk import Talk
 from cli.views.thought import Thinking
 from mlx_qnext.errors import (
     INTERRUPTED_EXIT_CODE,
     CheckpointError,
     ContextLengthError,
+    OutputError,
     QnextError,
+    SessionError,
     TokenizerError,
+    UsageError,
 )
-from mlx_qnext.generate.events import Finished
-from mlx_qnext.generate.request import GenerationConfig
 
 if TYPE_CHECKING:
-    from mlx_qnext import Session
+    from mlx_qnext.sessions.library import SessionLibrary
 
 # After these the next question may be answered: the model is as it was, and a disk that went away may be back.
-_PASSING: tuple[type[QnextError], ...] = (CheckpointError, ContextLengthError, TokenizerError)
+_PASSING: tuple[type[QnextError], ...] = (
+    CheckpointError,
+    ContextLengthError,
+    TokenizerError,
+    SessionError,
+    OutputError,
+    UsageError,
+)
+_RESUME = "--resume"
+
+
+class ResumeMayStandAlone(TyperCommand):
+    """Takes `--resume` without a name for the conversation saved last."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """The arguments that are left; `--resume` has an empty name where none follows."""
+        return super().parse_args(ctx, list(_named(args)))
+
+
+def _named(args: list[str]) -> Iterator[str]:
+    for argument, following in zip(args, [*args[1:], "-"]):
+        yield argument
+        if argument == _RESUME and following.startswith("-"):
+            yield ""
 
 
 def chat(
+    call: typer.Context,
     model: options.Model = None,
     system: options.System = None,
     thinking: options.ShowThinking = Thinking.fold,
@@ -53,83 +79,147 @@ def chat(
     memory: options.Memory = "auto",
     context: options.Context = "auto",
     kv_bits: options.KvBits = 16,
+    when_full: options.WhenContextIsFull = "drop",
+    resume: Annotated[
+        str | None,
+        typer.Option(
+            _RESUME,
+            metavar="[<name>]",
+            help="Go on with a saved conversation, by default the last one, with its model and options where this line names "
+            "no others.",
+        ),
+    ] = None,
+    no_save: Annotated[
+        bool,
+        typer.Option(
+            "--no-save",
+            help="Do not save the conversation at the end. Through a pipe only one that was resumed is saved.",
+        ),
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object an answer instead.")] = False,
 ) -> None:
-    """Talk with the model; it remembers the conversation. Ctrl-C stops an answer, Ctrl-D leaves."""
-    sampling: options.Sampling = {
-        "temperature": temp,
-        "top_p": top_p,
-        "top_k": top_k,
-        "min_p": min_p,
-        "repetition_penalty": repetition_penalty,
-        "presence_penalty": presence_penalty,
-        "seed": seed,
-    }
-    room = options.room(memory, context, kv_bits)
-    config = options.request(sampling, max_tokens=max_tokens, stop=stop, no_think=no_think, draft=draft)
-    err = terminal.err()
-    session = load_engine(model, err, room).session()
-    talk = _Talk(
-        session, Conversation(system, thinking), config, err, (model or EMBEDDED) if as_json else None
+    """Talk with the model; it remembers the conversation, which is saved at the end. Ctrl-C stops an answer, Ctrl-D leaves."""
+    settings = Settings(
+        model=model,
+        no_think=no_think,
+        temp=temp,
+        top_p=top_p,
+        top_k=top_k,
+        min_p=min_p,
+        repetition_penalty=repetition_penalty,
+        presence_penalty=presence_penalty,
+        seed=seed,
+        max_tokens=max_tokens,
+        stop=tuple(stop or ()),
+        draft=draft,
+        context=context,
+        kv_bits=kv_bits,
+        when_full=when_full,
     )
-    if terminal.stdin_is_terminal():
-        _in_terminal(talk, model or EMBEDDED)
-    else:
-        _through_pipe(talk)
+    from mlx_qnext.sessions.library import SessionLibrary
 
-
-@dataclass(frozen=True)
-class _Talk:
-    """A session and what is said in it; `json_model` names the model where answers are printed as JSON."""
-
-    session: Session
-    conversation: Conversation
-    config: GenerationConfig
-    err: Console
-    json_model: str | None
-
-    def turn(self, line: str) -> Finished | None:
-        """Do what one text from the user asks for; `None` where that needs no answer.
-
-        Raises:
-            EOFError: it asks to leave. ContextLengthError, TokenizerError: it cannot be asked.
-            CheckpointError: an expert cannot be read. The question is forgotten, and what was said before it is not.
-        """
-        action, text = self.conversation.read(line)
-        if action == "quit":
-            raise EOFError
-        if action == "say":
-            terminal.note(self.err, text)
-        return self._exchange(text) if action == "ask" and text else None
-
-    def _exchange(self, text: str) -> Finished:
-        view = None
-        if self.json_model is None:
-            view = AnswerView(terminal.out(), self.err, self.conversation.thinking)
-        result = answer(self.session, self.conversation.question(text), self.config, self.err, view)
-        if self.json_model is not None:
-            typer.echo(record(result, self.json_model))
+    library = SessionLibrary()
+    if resume is not None:
+        resume = resume or _latest(library)
+        settings = settings.after(library.read(resume).settings, _given(call))
+    config, room, err = settings.request(), settings.room(memory), terminal.err()
+    typed = terminal.stdin_is_terminal()
+    engine = load_engine(settings.model, err, room)
+    keeping = Keeping(
+        library,
+        engine,
+        settings.model or EMBEDDED,
+        settings.facts(),
+        automatic=not no_save and (typed or resume is not None),
+    )
+    talk = Talk(
+        Conversation(system, thinking), config, keeping, err, settings.model or EMBEDDED if as_json else None
+    )
+    with closing(keeping):
+        if resume is not None:
+            talk.resume(resume)
+        if typed:
+            _in_terminal(talk, settings.model or EMBEDDED)
         else:
-            terminal.note(self.err, stats_line(result))
-        if not self.conversation.answered(text, result):
-            terminal.note(self.err, "Stopped before the first word: the question is forgotten.")
-        self.err.print()
-        return result
+            _until_left(talk, _piped)
 
 
-def _in_terminal(talk: _Talk, model: str) -> None:
+def _latest(library: SessionLibrary) -> str:
+    name = library.latest()
+    if name is None:
+        raise SessionError("No conversation is saved yet: qnext chat begins one.")
+    return name
+
+
+def _given(call: typer.Context) -> set[str]:
+    """The parameters that this command line names; the environment is not more than a default."""
+    sources = {name: call.get_parameter_source(name) for name in call.params}
+    return {name for name, source in sources.items() if source is not None and source.name == "COMMANDLINE"}
+
+
+def _in_terminal(talk: Talk, model: str) -> None:
+    """Raises:
+    SessionError, OutputError: what was said cannot be saved, the second time too.
+    """
     terminal.note(talk.err, f"{model} · /help lists the commands, Ctrl-D leaves\n")
-    for text in typed_turns(talk.err):
+    with hanging_up_interrupts():
+        try:
+            _until_left(talk, _typed)
+        except (SessionError, OutputError) as error:
+            _complain(talk, error)
+            terminal.note(talk.err, "The conversation is still here: Ctrl-D tries again, and leaves.")
+            _until_left(talk, _typed)
+
+
+def _until_left(talk: Talk, turns: Callable[[Talk], None]) -> None:
+    """All turns; whatever ends them, what was said is saved, where that happens by itself.
+
+    Raises:
+        SessionError, OutputError: it cannot be saved.
+    """
+    interrupted = False
+    try:
+        turns(talk)
+    except KeyboardInterrupt:
+        interrupted = True
+    except Exception:
+        talk.keep()
+        raise
+    # Out of the handlers: what they handle holds an answer that was broken off, and that one the session.
+    talk.keep()
+    if interrupted:
+        raise typer.Exit(INTERRUPTED_EXIT_CODE)
+
+
+def _typed(talk: Talk) -> None:
+    """All turns until the user leaves."""
+    turns = typed_turns(talk.err)
+    while (text := _next(talk, turns)) is not None:
         try:
             with unechoed():
                 talk.turn(text)
         except _PASSING as error:
-            talk.err.print(str(error), style="red", soft_wrap=False)
+            _complain(talk, error)
         except EOFError:
             return
 
 
-def _through_pipe(talk: _Talk) -> None:
+def _next(talk: Talk, turns: Iterator[str]) -> str | None:
+    """What is typed next; `None` at the end. Until it is there, what the next prompt begins with is read."""
+    while True:
+        try:
+            with talk.reading_ahead():
+                return next(turns, None)
+        except KeyboardInterrupt:
+            # It came behind a text that was typed, and that nobody has begun to answer.
+            talk.err.print()
+
+
+def _complain(talk: Talk, error: QnextError) -> None:
+    talk.err.print(str(error), style="red", soft_wrap=False)
+
+
+def _piped(talk: Talk) -> None:
     """Every line is a turn; the first that fails or is interrupted ends the program with its exit code."""
     for line in piped_lines():
         try:

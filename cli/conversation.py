@@ -1,30 +1,23 @@
-"""A chat's state: the messages so far, and what a line of input does to them."""
+"""A chat's state: what was said so far, and what a question makes of it."""
 
 from __future__ import annotations
 
-import difflib
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, TypeAlias
 
 from cli.views.thought import Thinking
 from mlx_qnext.generate.events import Finished
 
-COMMANDS = {
-    "/help": "list these commands",
-    "/clear": "forget the conversation",
-    "/think": "what becomes of thoughts: /think show, /think fold, /think hide",
-    "/quit": "leave, as Ctrl-D does",
-}
+Message: TypeAlias = dict[str, Any]
 
-_HELP = "\n".join(
-    [
-        *(f"{name:8} {meaning}" for name, meaning in COMMANDS.items()),
-        "A line that ends in \\ goes on with the next; Ctrl-C stops an answer.",
-    ]
-)
-_THOUGHTS = {Thinking.show: "shown", Thinking.fold: "folded away when they end", Thinking.hide: "hidden"}
 
-Action = Literal["ask", "say", "quit"]
+@dataclass(frozen=True)
+class Question:
+    """What is asked, after which part of what was said; until it is answered, nothing is forgotten."""
+
+    past: tuple[Message, ...]
+    text: str
 
 
 @dataclass
@@ -32,61 +25,87 @@ class Conversation:
     """The messages of one chat.
 
     Attributes:
+        system: the system message, which leads them; `None` or empty is none.
         thinking: what becomes of the next thought on screen.
+        said: all other messages.
     """
 
     system: str | None
     thinking: Thinking
-    messages: list[dict[str, Any]] = field(default_factory=list)
+    said: list[Message] = field(default_factory=list)
 
-    def __post_init__(self) -> None:
-        self._clear()
+    @property
+    def messages(self) -> list[Message]:
+        """As a session and a saved one hold them."""
+        return self._led(self.said)
 
-    def read(self, line: str) -> tuple[Action, str]:
-        """What a line means: a question to ask, something to say to the user, or leaving."""
-        text = line.strip()
-        if not text.startswith("/"):
-            return "ask", text
-        name, _, argument = text.partition(" ")
-        if name == "/quit":
-            return "quit", ""
-        if name == "/help":
-            return "say", _HELP
-        if name == "/clear":
-            self._clear()
-            return "say", "The conversation is forgotten."
-        if name == "/think":
-            return "say", self._set_thinking(argument.strip())
-        return "say", _unknown(name)
+    @property
+    def questions(self) -> list[str]:
+        """What was asked so far, oldest first; they are numbered from 1."""
+        return [text_of(self.said[at]) for at in self._turns()]
 
-    def question(self, text: str) -> list[dict[str, Any]]:
-        """The messages with this question; they stay as they were until `answered`."""
-        return [*self.messages, {"role": "user", "content": text}]
+    def question(self, text: str) -> Question:
+        """The next one."""
+        return Question(tuple(self.said), text)
 
-    def answered(self, text: str, result: Finished) -> bool:
-        """Remember the exchange, the thought too: the template decides what of it is read again.
+    def instead_of(self, number: int, text: str | None = None) -> Question:
+        """Another text for a question, or the same one again, from where it was asked; 0 is the last.
 
-        `False`, and nothing is remembered, where the answer was stopped before its first word.
+        Raises:
+            IndexError: so many were not asked.
+        """
+        turns = self._turns()
+        if number < 0:
+            raise IndexError(number)
+        at = turns[number - 1]
+        return Question(tuple(self.said[:at]), text_of(self.said[at]) if text is None else text)
+
+    def prompt(self, question: Question) -> list[Message]:
+        """The messages to answer."""
+        return self._led([*question.past, {"role": "user", "content": question.text}])
+
+    def answered(self, question: Question, result: Finished) -> bool:
+        """Remember the exchange, the thought too: the template decides what of it is read again. What was said after the
+        question's past is forgotten.
+
+        `False`, and nothing is changed, where the answer was stopped before its first word.
         """
         if result.reason == "cancelled" and not (result.text or result.thinking):
             return False
         reply = {"role": "assistant", "content": result.text, "reasoning_content": result.thinking}
-        self.messages = [*self.question(text), reply]
+        self.said = [*question.past, {"role": "user", "content": question.text}, reply]
         return True
 
-    def _clear(self) -> None:
-        self.messages = [{"role": "system", "content": self.system}] if self.system else []
+    def undo(self) -> str:
+        """Forget the last question and its answer; returns the question.
 
-    def _set_thinking(self, word: str) -> str:
-        if word not in list(Thinking):
-            return (
-                f"Write one of {', '.join(f'/think {mode}' for mode in Thinking)}; now it is {self.thinking}."
-            )
-        self.thinking = Thinking(word)
-        return f"Thoughts are {_THOUGHTS[self.thinking]} from now on."
+        Raises:
+            IndexError: nothing was asked.
+        """
+        last = self.instead_of(0)
+        self.said = list(last.past)
+        return last.text
+
+    def clear(self) -> None:
+        """Forget everything but the system message."""
+        self.said = []
+
+    def go_on_from(self, messages: Sequence[Message]) -> None:
+        """Be another conversation."""
+        leads = bool(messages) and messages[0].get("role") == "system"
+        self.system = text_of(messages[0]) if leads else None
+        self.said = list(messages[1:] if leads else messages)
+
+    def _led(self, messages: Sequence[Message]) -> list[Message]:
+        return [*([{"role": "system", "content": self.system}] if self.system else []), *messages]
+
+    def _turns(self) -> list[int]:
+        return [at for at, message in enumerate(self.said) if message.get("role") == "user"]
 
 
-def _unknown(name: str) -> str:
-    near = difflib.get_close_matches(name, COMMANDS, n=1)
-    hint = f"did you mean {near[0]}?" if near else "/help lists the commands."
-    return f"There is no command {name}: {hint}"
+def text_of(message: Mapping[str, Any]) -> str:
+    """A message's text, however it is held: as one, or in parts."""
+    content = message.get("content") or ""
+    if isinstance(content, str):
+        return content
+    return "".join(str(part.get("text", "")) for part in content if isinstance(part, Mapping))

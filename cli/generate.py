@@ -38,6 +38,7 @@ def generate(
     memory: options.Memory = "auto",
     context: options.Context = "auto",
     kv_bits: options.KvBits = 16,
+    when_full: options.WhenContextIsFull = "stop",
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object instead.")] = False,
 ) -> None:
     """Answer one prompt. The answer goes to stdout, the thought and the figures to stderr."""
@@ -51,7 +52,9 @@ def generate(
         "seed": seed,
     }
     room = options.room(memory, context, kv_bits)
-    config = options.request(sampling, max_tokens=max_tokens, stop=stop, no_think=no_think, draft=draft)
+    config = options.request(
+        sampling, max_tokens=max_tokens, stop=stop, no_think=no_think, draft=draft, when_full=when_full
+    )
     messages = _messages(system, _prompt(prompt))
     out, err = terminal.out(), terminal.err()
     engine = load_engine(model, err, room)

@@ -1,4 +1,4 @@
-"""Ctrl-C while the model answers: the first ends the answer, the second the program."""
+"""Ctrl-C while the model answers: the first ends the answer, the second the program. And a terminal that is closed."""
 
 from __future__ import annotations
 
@@ -29,3 +29,18 @@ def cancelling(session: Session) -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGINT, previous)
+
+
+@contextmanager
+def hanging_up_interrupts() -> Iterator[None]:
+    """Within, a terminal that goes away is an interrupt, once: there is time to save, and nobody left to interrupt that."""
+
+    def handle(_signal: int, _frame: FrameType | None) -> None:
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)
+        raise KeyboardInterrupt
+
+    previous = signal.signal(signal.SIGHUP, handle)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGHUP, previous)

@@ -10,10 +10,11 @@ from typing import Annotated
 
 import typer
 
-from cli.chat import chat
+from cli.chat import ResumeMayStandAlone, chat
 from cli.generate import generate
 from cli.inspect import inspect
 from cli.quantize import quantize
+from cli.sessions import sessions
 from cli.terminal import occupy_closed_stdin, replace_what_cannot_be_encoded
 from mlx_qnext.errors import QnextError
 
@@ -27,10 +28,11 @@ app = typer.Typer(
     rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-app.command()(chat)
+app.command(cls=ResumeMayStandAlone)(chat)
 app.command()(generate)
 app.command()(inspect)
 app.command()(quantize)
+app.add_typer(sessions, name="sessions")
 
 
 @app.callback(invoke_without_command=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated, TypedDict
 
@@ -10,7 +11,7 @@ import typer
 
 from cli.views.thought import Thinking
 from mlx_qnext.errors import UsageError
-from mlx_qnext.generate.request import DEEPEST_DRAFT, GenerationConfig
+from mlx_qnext.generate.request import DEEPEST_DRAFT, GenerationConfig, WhenFull
 
 MODEL_VARIABLE = "QNEXT_MODEL"
 
@@ -85,6 +86,14 @@ KvBits = Annotated[
         "exactness.",
     ),
 ]
+WhenContextIsFull = Annotated[
+    WhenFull,
+    typer.Option(
+        "--when-full",
+        help="What becomes of a prompt that --context has no room for: stop refuses it, drop leaves out the oldest turns and "
+        "says so.",
+    ),
+]
 
 _TOKENS = re.compile(r"(\d{1,12})(k?)", re.ASCII | re.IGNORECASE)
 
@@ -129,7 +138,13 @@ def room(memory: str, context: str, kv_bits: int) -> Room:
 
 
 def request(
-    sampling: Sampling, *, max_tokens: int | None, stop: list[str] | None, no_think: bool, draft: str
+    sampling: Sampling,
+    *,
+    max_tokens: int | None,
+    stop: Sequence[str] | None,
+    no_think: bool,
+    draft: str,
+    when_full: WhenFull,
 ) -> GenerationConfig:
     """The request that these options make.
 
@@ -142,6 +157,7 @@ def request(
         stop=tuple(stop or ()),
         draft=_depth(draft),
         thinking=False if no_think else None,
+        when_full=when_full,
     )
 
 

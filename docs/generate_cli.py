@@ -10,7 +10,7 @@ from cli.main import app
 from mlx_qnext import errors
 
 PAGE = Path(__file__).with_name("cli.md")
-COMMANDS = ("chat", "generate", "inspect", "quantize")
+COMMANDS = ("chat", "generate", "inspect", "quantize", "sessions", "sessions show", "sessions delete")
 OTHER_CODES = (
     (0, "The answer is complete, or the facts are printed."),
     (errors.INTERRUPTED_EXIT_CODE, "An interrupt ended the answer; what was said until then is printed."),
@@ -22,7 +22,7 @@ def page() -> str:
     parts = [
         "# Commands\n\nWritten by `docs/generate_cli.py` from the commands' own help.\n",
         _help(),
-        *(f"## qnext {name}\n\n{_help(name)}" for name in COMMANDS),
+        *(f"## qnext {name}\n\n{_help(*name.split())}" for name in COMMANDS),
         _exit_codes(),
     ]
     return "\n".join(parts)

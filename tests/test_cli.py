@@ -387,8 +387,8 @@ def test_experts_that_are_read_go_to_the_view_and_nowhere_else(capsys: pytest.Ca
 
 def test_a_conversation_remembers_questions_answers_and_thoughts() -> None:
     conversation = Conversation("Be brief.", Thinking.show)
-    conversation.answered("What is 47 + 85?", finished("132", "carry"))
-    assert conversation.question("And plus 10?") == [
+    conversation.answered(conversation.question("What is 47 + 85?"), finished("132", "carry"))
+    assert conversation.prompt(conversation.question("And plus 10?")) == [
         {"role": "system", "content": "Be brief."},
         {"role": "user", "content": "What is 47 + 85?"},
         {"role": "assistant", "content": "132", "reasoning_content": "carry"},
@@ -398,21 +398,8 @@ def test_a_conversation_remembers_questions_answers_and_thoughts() -> None:
 
 def test_a_question_stopped_before_the_first_word_is_forgotten() -> None:
     conversation = Conversation(None, Thinking.fold)
-    assert not conversation.answered("a", finished("", reason="cancelled"))
+    question = conversation.question("a")
+    assert not conversation.answered(question, finished("", reason="cancelled"))
     assert conversation.messages == []
-    assert conversation.answered("a", finished("It", reason="cancelled"))
+    assert conversation.answered(question, finished("It", reason="cancelled"))
     assert len(conversation.messages) == 2
-
-
-def test_commands_do_what_they_say() -> None:
-    conversation = Conversation(None, Thinking.show)
-    conversation.answered("a", finished("b"))
-    assert conversation.read("hello there") == ("ask", "hello there")
-    assert conversation.read("/quit") == ("quit", "")
-    assert conversation.read("/think hide")[0] == "say"
-    assert conversation.thinking is Thinking.hide
-    assert "now it is hide" in conversation.read("/think")[1]
-    assert "/clear" in conversation.read("/help")[1]
-    assert "/clear" in conversation.read("/claer")[1]
-    conversation.read("/clear")
-    assert conversation.messages == []
