@@ -84,11 +84,11 @@ def _visits(engine: Engine, text: str, model: str, source: str) -> Visits:
     from mlx_qnext.generate.routing import routing_of
 
     tokens = engine.tokenizer.prompt([{"role": "user", "content": text}]).token_ids
-    room = engine.config.max_position_embeddings
+    room = engine.plan.context_tokens
     if len(tokens) > room:
         raise ContextLengthError(
-            f"The prompt has {len(tokens)} tokens and the model's context holds {room}: "
-            f"shorten the prompt by at least {len(tokens) - room}."
+            f"The prompt has {len(tokens)} tokens and the context holds {room}: "
+            f"shorten the prompt by at least {len(tokens) - room}, or start with a longer --context."
         )
     routing = routing_of(engine, tokens)
     if not routing.paths:

@@ -260,7 +260,7 @@ class TestCommand:
     ) -> None:
         engine = SimpleNamespace(
             tokenizer=SimpleNamespace(prompt=lambda messages: SimpleNamespace(token_ids=(1,) * 12)),
-            config=SimpleNamespace(max_position_embeddings=8),
+            plan=SimpleNamespace(context_tokens=8),
         )
         monkeypatch.setattr("cli.routing.load_engine", lambda *arguments: engine)
         _is_one_line(

@@ -16,7 +16,7 @@ MOST_SPAN_TOKENS = 32_768
 
 # Tokens that may go through a mixer together. Larger chunks read weights less often; a CPU gains nothing from them.
 _CHUNKS = (2048, 1024, 512, 256)
-_LARGEST_CHUNK = {Backend.CPU: 256, Backend.METAL: 2048, Backend.CUDA: 2048}
+LARGEST_CHUNK_TOKENS = {Backend.CPU: 256, Backend.METAL: 2048, Backend.CUDA: 2048}
 # The span's residual stream before and after a layer, its normed form, and that as one array for the experts.
 _STREAMS = 4
 # Scores before and after the softmax.
@@ -58,7 +58,7 @@ class Workspace:
     @property
     def chunks(self) -> tuple[int, ...]:
         """How many tokens may go through a mixer together, most first."""
-        most = _LARGEST_CHUNK[backend()]
+        most = LARGEST_CHUNK_TOKENS[backend()]
         return tuple(dict.fromkeys(min(size, self.context_tokens) for size in _CHUNKS if size <= most))
 
     @property

@@ -9,15 +9,13 @@ from itertools import pairwise
 import mlx.core as mx
 
 from mlx_qnext.cache.hybrid import States
+from mlx_qnext.experts.workspace import LARGEST_CHUNK_TOKENS
 from mlx_qnext.generate.checkpoints import Marks
 from mlx_qnext.generate.drafter import Drafter
 from mlx_qnext.generate.timeline import Timeline
 from mlx_qnext.model.qwen3_next import Model
 from mlx_qnext.model.sweep import Swept, sweep
 from mlx_qnext.ops.device import Backend, backend
-
-# A chunk bounds the workspace and is the grain of progress and cancellation. A CPU gains nothing from larger ones.
-_CHUNK_TOKENS = {Backend.CPU: 256, Backend.METAL: 2048, Backend.CUDA: 2048}
 
 DEFAULT_SPAN_TOKENS = 8192
 
@@ -55,13 +53,14 @@ def prefill(
     the caller leaves in between.
 
     Args:
-        chunk_tokens: how many tokens may go through a mixer together; `None` is what suits the device.
+        chunk_tokens: how many tokens may go through a mixer together, which is the grain of progress and cancellation too;
+            `None` is what suits the device.
         span_tokens: how many tokens may go through the layers together where experts have to be fetched.
 
     Raises:
         CheckpointError: an expert cannot be read.
     """
-    chunk_tokens = chunk_tokens or _CHUNK_TOKENS[backend()]
+    chunk_tokens = chunk_tokens or LARGEST_CHUNK_TOKENS[backend()]
     timeline.checkpoints.marks = marks
     return _Prefill(model, timeline, prompt, marks, chunk_tokens, span_tokens, drafter).steps()
 

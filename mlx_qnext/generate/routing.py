@@ -13,8 +13,6 @@ from mlx_qnext.model.sweep import sweep
 if TYPE_CHECKING:
     from mlx_qnext.generate.engine import Engine
 
-_CHUNK_TOKENS = 256
-
 
 @dataclass(frozen=True)
 class Routing:
@@ -55,10 +53,11 @@ def routing_of(engine: Engine, tokens: Sequence[int]) -> Routing:
             ids.reshape(-1), minlength=engine.config.num_experts
         )
 
-    cache, span = engine.model.make_cache(), engine.plan.span_tokens
+    plan, cache = engine.plan, engine.model.make_cache(engine.plan.kv_bits)
+    span, chunk = plan.span_tokens, plan.chunk_tokens
     for start in range(0, len(tokens), span):
         part = tokens[start : start + span]
-        ends = [*range(_CHUNK_TOKENS, len(part), _CHUNK_TOKENS), len(part)]
+        ends = [*range(chunk, len(part), chunk), len(part)]
         for _ in sweep(engine.model.model, part, cache, ends, watch=count):
             pass
     paths = tuple(f"model.layers.{layer}.mlp" for layer in counts)
