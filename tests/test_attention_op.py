@@ -9,7 +9,7 @@ from tolerances import CONTINUED, QUANTIZED_VS_DEQUANTIZED
 
 from mlx_qnext.cache.kv import GrowingCache, kv_cache
 from mlx_qnext.ops import attention as op
-from mlx_qnext.ops.attention import attention, few_causal_queries
+from mlx_qnext.ops.attention import attention, products
 
 Inputs = tuple[mx.array, mx.array, mx.array]
 
@@ -39,12 +39,12 @@ def peak_bytes(q: mx.array, k: mx.array, v: mx.array, cache: GrowingCache | None
 
 @pytest.mark.parametrize(("T", "S"), [(1, 1), (2, 2), (5, 5), (2, 37), (5, 300), (8, 63)])
 @pytest.mark.parametrize(("heads", "key_heads", "D"), [(4, 2, 64), (16, 2, 32), (3, 3, 16)])
-def test_few_causal_queries_see_what_mlx_lets_them_see(
+def test_queries_in_plain_products_see_what_mlx_lets_them_see(
     T: int, S: int, heads: int, key_heads: int, D: int
 ) -> None:
     q, k, v = inputs(T, S, heads, key_heads, D)
     expected = whole(q, k, v, "causal" if T > 1 else None)
-    CONTINUED.check(np.array(few_causal_queries(q, k, v)), expected)
+    CONTINUED.check(np.array(products(q, k, v, "causal")), expected)
 
 
 @pytest.mark.parametrize(("T", "S"), [(9, 9), (40, 40), (33, 150)])

@@ -25,7 +25,7 @@ MOST_SCORE_BYTES = 1 << 28
 values likewise, unless one head's take more."""
 
 # For several queries MLX's CUDA back end builds a cuDNN plan for every new S where a head has up to 128 channels: 62 ms each
-# time, where these products take 0.3. Longer inputs come rarely enough to be worth the plan. Up to as many queries are
+# time, where plain products take 0.3. Longer inputs come rarely enough to be worth the plan. Up to as many queries are
 # multiplied with quantised keys and values as they are stored; for more, unpacking them first costs less.
 _FEW_QUERIES = 8
 
@@ -39,7 +39,8 @@ def attention(
     """
     if isinstance(k, mx.array) and isinstance(v, mx.array):
         return _over_plain(q, k, v, mask)
-    if q.shape[2] <= _FEW_QUERIES:
+    # MLX 0.32.4's CUDA back end gets these packed products wrong, and takes a minute to compile them.
+    if q.shape[2] <= _FEW_QUERIES and backend() is not Backend.CUDA:
         # mlx-lm scales the queries in the array object that it is given.
         own = mx.array(q)
         return scaled_dot_product_attention(own, k, v, cache=cache, scale=q.shape[-1] ** -0.5, mask=mask)
@@ -50,7 +51,7 @@ def attention(
 def _over_plain(q: mx.array, k: mx.array, v: mx.array, mask: Mask) -> mx.array:
     T = q.shape[2]
     if backend() is Backend.CUDA and isinstance(mask, str) and T <= _FEW_QUERIES:
-        return few_causal_queries(q, k, v)
+        return products(q, k, v, mask)
     rows = _queries_at_once(q, k.shape[2])
     if rows >= T:
         return mx.fast.scaled_dot_product_attention(q, k, v, scale=q.shape[-1] ** -0.5, mask=mask)
@@ -75,9 +76,7 @@ def _block(q: mx.array, k: mx.array, v: mx.array, mask: Mask, start: int, stop: 
         k, v = k[:, :, :seen], v[:, :, :seen]
     elif mask is not None and mask.shape[-2] == T:
         mask = mask[..., start:stop, :]
-    return mx.fast.scaled_dot_product_attention(
-        q[:, :, start:stop], k, v, scale=q.shape[-1] ** -0.5, mask=mask
-    )
+    return products(q[:, :, start:stop], k, v, mask)
 
 
 def _over_unpacked(q: mx.array, k: Stored, v: Stored, mask: Mask, cache: QuantizedKVCache) -> mx.array:
@@ -100,12 +99,23 @@ def _unpacked(stored: Stored, heads: slice, cache: QuantizedKVCache) -> mx.array
     return mx.dequantize(packed, scales, biases, group_size=cache.group_size, bits=cache.bits)
 
 
-def few_causal_queries(q: mx.array, k: mx.array, v: mx.array) -> mx.array:
-    """Causal attention as plain products, with the softmax in fp32; scores `[B, H, T, S]` are held."""
-    T, S, Hk = q.shape[2], k.shape[2], k.shape[1]
+def products(q: mx.array, k: mx.array, v: mx.array, mask: Mask) -> mx.array:
+    """Attention as plain products, with the softmax in fp32; scores `[B, H, T, S]` are held."""
+    T, Hk = q.shape[2], k.shape[1]
     # All queries that read one key head are rows of one matrix.
     rows = mx.unflatten(q * q.shape[-1] ** -0.5, 1, (Hk, -1)).flatten(2, 3)
-    scores = mx.unflatten((rows @ k.swapaxes(-1, -2)).astype(mx.float32), 2, (-1, T))
-    seen = mx.arange(S) <= mx.arange(S - T, S)[:, None]
-    weights = mx.softmax(mx.where(seen, scores, -mx.inf), axis=-1).astype(v.dtype)
+    scores = _masked(mx.unflatten(rows @ k.swapaxes(-1, -2), 2, (-1, T)), mask)
+    weights = mx.softmax(scores, axis=-1, precise=True)
     return mx.unflatten(weights.flatten(2, 3) @ v, 2, (-1, T)).flatten(1, 2)
+
+
+def _masked(scores: mx.array, mask: Mask) -> mx.array:
+    """Scores `[B, Hk, H / Hk, T, S]` under a mask."""
+    if mask is None:
+        return scores
+    if isinstance(mask, str):
+        T, S = scores.shape[-2:]
+        mask = mx.arange(S) <= mx.arange(S - T, S)[:, None]
+    elif mask.ndim == 4:
+        mask = mask[:, :, None]
+    return mx.where(mask, scores, -mx.inf) if mask.dtype == mx.bool_ else scores + mask
