@@ -77,6 +77,9 @@ def qnext(monkeypatch: pytest.MonkeyPatch, model: Path) -> Iterator[Qnext]:
 
     yield run
     gc.collect()
+    for thread in threading.enumerate():
+        if thread.name == "qnext-retire":
+            thread.join()
     for store in Watched.opened:
         assert not any(thread.is_alive() for thread in threads_of(store))
         assert not store._reader._files._descriptors

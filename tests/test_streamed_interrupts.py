@@ -15,6 +15,7 @@ import pytest
 from pooled import DEMO, pooled
 
 import mlx_qnext
+import mlx_qnext.generate.engine as engine_module
 from mlx_qnext.errors import CheckpointError
 
 PROGRAM = [sys.executable, str(Path(__file__).with_name("streamed_program.py"))]
@@ -113,3 +114,17 @@ def test_being_terminated_ends_it_at_once_and_without_a_word() -> None:
     _, errors = running.communicate(timeout=60)
     assert running.returncode == -signal.SIGTERM
     assert errors == ""
+
+
+def test_a_model_may_be_forgotten_in_a_thread_that_reads_its_weights() -> None:
+    """The garbage collector runs in any thread; closing the model there would wait for that very thread."""
+    engine = mlx_qnext.load("demo")
+    reading = engine.store._reader._threads
+    reading.submit(engine_module._retire_elsewhere, engine.store, engine.key).result(timeout=60)
+    for thread in threading.enumerate():
+        if thread.name == "qnext-retire":
+            thread.join(timeout=60)
+            assert not thread.is_alive()
+    with pytest.raises(RuntimeError):
+        reading.submit(print)
+    engine.close()

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import threading
 import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import mlx.core as mx
@@ -99,8 +100,22 @@ def load(
         store.close()
         raise
     store.fill(load_hot(key))
-    engine = Engine(folder, config, network, tokenizer, defaults, plan, store, key, lambda: None)
-    return replace(engine, close=weakref.finalize(network, _retire, store, key))
+    forgotten = weakref.finalize(network, _retire_elsewhere, store, key)
+
+    def close() -> None:
+        if forgotten.detach() is not None:
+            _retire(store, key)
+
+    return Engine(folder, config, network, tokenizer, defaults, plan, store, key, close)
+
+
+def _retire_elsewhere(store: ExpertStore, key: str) -> None:
+    """For the garbage collector, which may run in any thread: in one that reads, or that holds a lock which closing takes."""
+    # When the program ends it is the main thread that asks, and no other can be started any more.
+    if threading.main_thread().is_alive():
+        threading.Thread(target=_retire, args=(store, key), name="qnext-retire").start()
+    else:
+        _retire(store, key)
 
 
 def _retire(store: ExpertStore, key: str) -> None:
