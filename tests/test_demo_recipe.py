@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import functools
 import json
 import random
 import re
@@ -259,12 +260,16 @@ def test_what_the_user_said_about_themselves_is_recalled_as_last_told():
         assert chat.problem.gold in said or chat.problem.gold == "not told me"
 
 
-def render(chat, upto: int, **options) -> str:
+@functools.cache
+def template() -> jinja2.Template:
     environment = jinja2.sandbox.ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True)
     environment.filters["tojson"] = lambda value: json.dumps(value, ensure_ascii=False)
-    template = environment.from_string(TEMPLATE.read_text())
+    return environment.from_string(TEMPLATE.read_text())
+
+
+def render(chat, upto: int, **options) -> str:
     messages = [turn.message() for turn in chat.turns[:upto]]
-    return template.render(messages=messages, tools=list(chat.tools) or None, **options)
+    return template().render(messages=messages, tools=list(chat.tools) or None, **options)
 
 
 def test_the_text_learned_from_is_what_the_template_renders():
