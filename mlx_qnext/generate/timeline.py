@@ -98,6 +98,8 @@ class Timeline:
         timeline.checkpoints.marks = Marks(*frozen.facts.get("marks", ()))
         for snapshot in snapshots:
             timeline.checkpoints.add(snapshot)
+        # Any thread can go on, as from every remembered position.
+        mx.eval(cache.arrays(), [(snapshot.states, snapshot.head) for snapshot in snapshots])
         return timeline
 
 
