@@ -326,5 +326,8 @@ class TestBudgets:
         least = re.findall(r"give it ([\d.]+ GB)", capsys.readouterr().err)
         assert qnext("generate", "hi", "--max-tokens", "2", "--memory", *least) == 0
 
-    def test_a_context_beyond_the_models_is_the_models(self, qnext: Qnext) -> None:
-        assert qnext("generate", "hi", "--max-tokens", "2", "--context", "1000000000") == 0
+    def test_a_context_beyond_the_models_is_refused(
+        self, qnext: Qnext, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        assert qnext("generate", "hi", "--context", "1000000000") == 2
+        assert "has 4096" in the_sentence(capsys.readouterr().err)
