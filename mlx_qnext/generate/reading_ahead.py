@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import dataclass
 
+import mlx.core as mx
+
 from mlx_qnext.experts.plan import MemoryPlan
 from mlx_qnext.generate.drafter import Drafter
 from mlx_qnext.generate.prefill import prefill
@@ -55,4 +57,8 @@ class ReadingAhead:
         except BaseException:
             self.timeline.restore()
             raise
+        finally:
+            # Room for keys and values too, which is made even where nothing is read: what one thread leaves unevaluated no
+            # other can evaluate.
+            mx.eval(self.timeline.cache.arrays())
         return self.timeline.cache.position - held

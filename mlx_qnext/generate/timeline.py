@@ -63,7 +63,7 @@ class Timeline:
         Everything the cache holds is evaluated, so that the position keeps no other array alive, and any thread can go on.
         """
         self._last = None
-        mx.eval(self.cache.arrays())
+        mx.eval(self.cache.arrays(), states)
         self.checkpoints.add(self.cache.snapshot(states))
 
     def restore(self) -> None:
