@@ -10,8 +10,8 @@ import errno
 import json
 import os
 import shutil
-from collections.abc import Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from hashlib import sha256
 from pathlib import Path
 from typing import Any, cast
@@ -41,14 +41,14 @@ _DTYPES = {
 }
 # An interrupt is heard between two writes.
 _WRITE_BYTES = 16 << 20
-_THREADS = 4
+_THREADS = 8
 
 
 def write_cache(path: Path, frozen: Frozen) -> tuple[int, str, dict[str, int]]:
     """The cache is in the new file `path`, on the disk itself; returns its size, its header's digest, and its tensors'.
 
-    Arrays are computed, written and let go of one by one, which leaves `frozen` without any: MLX's own writer computes all of
-    them first, which takes the memory of a second cache, and cannot be interrupted.
+    Arrays are computed, written and let go of one by one, which leaves `frozen` without any. MLX's own writer would leave all
+    of them computed, which takes the memory of a second cache, knows no digests, and hears of an interrupt when it is done.
 
     Raises:
         OSError: the disk refuses. After this or any other failure there is no such file.
@@ -141,9 +141,7 @@ def _checked_facts(path: Path, entry: CacheEntry) -> dict[str, Any]:
 
 
 def _changed(arrays: Mapping[str, mx.array], digests: Mapping[str, int]) -> str | None:
-    """The first tensor whose bytes are others; one is compared while the next ones are read."""
-    mx.async_eval(list(arrays.values()))
-    found: Sequence[tuple[str, Future[int]]] = []
+    """The first tensor whose bytes are others; those that are read already are compared while the next one is."""
     with ThreadPoolExecutor(_THREADS) as pool:
         found = [(name, pool.submit(crc32, _bytes_of(array))) for name, array in arrays.items()]
     return next((name for name, digest in found if digest.result() != digests[name]), None)
