@@ -9,7 +9,7 @@ import pty
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -19,6 +19,7 @@ import pytest
 from fakes.engine import STATS, SUM, ScriptedSession, finished
 from fakes.engine import answer as answered
 
+import mlx_qnext
 from cli.answering import answer
 from cli.conversation import Conversation
 from cli.interrupts import cancelling
@@ -28,12 +29,14 @@ from cli.record import record
 from cli.terminal import err, out
 from cli.views.answer import AnswerView
 from cli.views.thought import Thinking
+from mlx_qnext import Engine
 from mlx_qnext.generate.events import Event, ExpertActivity, ExpertStats, Finished, MemoryStats, Notice
 from mlx_qnext.generate.request import GenerationConfig
 
 ROOT = Path(__file__).parent.parent
 PROGRAM = [sys.executable, "-m", "cli"]
 ENVIRONMENT = {**os.environ, "QNEXT_MODEL": "", "TERM": "xterm", "COLUMNS": "80"}
+Run = Callable[..., subprocess.CompletedProcess[str]]
 LONG = "Sort these numbers from smallest to largest: 91, 17, 48, 63, 5, 77, 32"
 
 
@@ -66,8 +69,8 @@ def test_the_answer_is_on_stdout_and_everything_else_on_stderr() -> None:
     assert "\x1b" not in done.stdout + done.stderr
 
 
-def test_json_is_one_object_with_these_keys() -> None:
-    done = run("generate", "-", "--json", "--temp", "0", stdin="What is 47 + 85?")
+def test_json_is_one_object_with_these_keys(qnext: Run) -> None:
+    done = qnext("generate", "-", "--json", "--no-think", "--temp", "0", stdin=b"What is 47 + 85?")
     result = json.loads(done.stdout)
     assert set(result) == {
         "text",
@@ -110,8 +113,9 @@ def test_shares_of_nothing_are_whole() -> None:
 
 
 @pytest.mark.parametrize("depth", ["0", "3"])
-def test_json_says_what_a_fixed_depth_came_to(depth: str) -> None:
-    result = json.loads(run("generate", "What is 47 + 85?", "--json", "--temp", "0", "--draft", depth).stdout)
+def test_json_says_what_a_fixed_depth_came_to(depth: str, qnext: Run) -> None:
+    greedy = ("--json", "--temp", "0", "--max-tokens", "24")
+    result = json.loads(qnext("generate", "What is 47 + 85?", *greedy, "--draft", depth).stdout)
     mtp = result["mtp"]
     if depth == "0":
         assert mtp is None
@@ -133,8 +137,10 @@ def test_json_says_what_a_fixed_depth_came_to(depth: str) -> None:
         (["inspect", "thinking-4bits"], 3, "thinking-4bit"),
     ],
 )
-def test_a_mistake_is_one_line_and_its_exit_code(arguments: Sequence[str], code: int, phrase: str) -> None:
-    done = run(*arguments)
+def test_a_mistake_is_one_line_and_its_exit_code(
+    arguments: Sequence[str], code: int, phrase: str, qnext: Run
+) -> None:
+    done = qnext(*arguments)
     assert done.returncode == code
     assert done.stdout == ""
     assert done.stderr.count("\n") == 1
@@ -201,6 +207,22 @@ def exit_code(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> object:
     return left.value.code
 
 
+@pytest.fixture
+def qnext(engine: Engine, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
+    """The program in this process, where the embedded model is loaded already."""
+    load = mlx_qnext.load
+    monkeypatch.setattr(mlx_qnext, "load", lambda model, **o: engine if model == "demo" else load(model, **o))
+    monkeypatch.delenv("QNEXT_MODEL", raising=False)
+
+    def run(*arguments: str, stdin: bytes = b"") -> subprocess.CompletedProcess[str]:
+        monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(stdin)))
+        code = exit_code(monkeypatch, *arguments)
+        assert isinstance(code, int)
+        return subprocess.CompletedProcess(arguments, code, *capsys.readouterr())
+
+    return run
+
+
 def test_a_second_interrupt_is_not_swallowed_and_the_old_handler_comes_back() -> None:
     before, session = signal.getsignal(signal.SIGINT), ScriptedSession()
     with cancelling(session):  # pyright: ignore[reportArgumentType]
@@ -213,7 +235,7 @@ def test_a_second_interrupt_is_not_swallowed_and_the_old_handler_comes_back() ->
 
 def test_a_reader_that_leaves_early_ends_the_program_quietly() -> None:
     reading, writing = os.pipe()
-    running = start("generate", LONG, "--temp", "0", stdout=writing)
+    running = start("generate", "Who are you?", "--temp", "0", "--no-think", stdout=writing)
     os.close(reading)
     os.close(writing)
     _, errors = running.communicate()
@@ -235,8 +257,11 @@ def test_help_loads_neither_model_nor_library() -> None:
     assert "generate" in done.stdout
 
 
-def test_inspect_tells_what_the_embedded_model_is_without_reading_weights() -> None:
-    facts = json.loads(run("inspect", "--json").stdout)
+def test_inspect_tells_what_the_embedded_model_is_without_reading_weights(
+    qnext: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(mlx_qnext, "load", lambda *_, **__: pytest.fail("loaded"))
+    facts = json.loads(qnext("inspect", "--json").stdout)
     assert {"path", "architecture", "parameters", "bytes", "quantization", "mtp"} <= set(facts)
     assert facts["architecture"] == "qwen3_next"
     assert facts["mtp"] is True
@@ -253,18 +278,17 @@ def test_a_piped_chat_remembers_its_turns_and_writes_plain_text() -> None:
     assert "\x1b" not in done.stdout + done.stderr
 
 
-def test_a_piped_chat_prints_one_object_an_answer_when_asked_for_json() -> None:
-    done = run(
-        "chat", "--temp", "0", "--json", stdin="What is 47 + 85?\n\nAnd plus 10?\n/quit\nnever asked\n"
-    )
+def test_a_piped_chat_prints_one_object_an_answer_when_asked_for_json(qnext: Run) -> None:
+    lines = b"What is 47 + 85?\n\nAnd plus 10?\n/quit\nnever asked\n"
+    done = qnext("chat", "--temp", "0", "--json", stdin=lines)
     first, second = map(json.loads, done.stdout.splitlines())
     assert "132" in first["text"]
     assert "142" in second["text"]
     assert second["usage"]["cached_tokens"] > 0
 
 
-def test_a_piped_chat_ends_at_a_line_that_is_not_text() -> None:
-    done = run("chat", stdin=b"\xff\n")
+def test_a_piped_chat_ends_at_a_line_that_is_not_text(qnext: Run) -> None:
+    done = qnext("chat", stdin=b"\xff\n")
     assert (done.returncode, done.stdout) == (2, "")
     assert "UTF-8" in done.stderr
 
@@ -278,7 +302,7 @@ def test_a_closed_stdin_is_no_prompt(
 
 
 def test_a_closed_stdin_is_no_obstacle_to_an_argument() -> None:
-    command = [*PROGRAM, "generate", "What is 47 + 85?", "--temp", "0"]
+    command = [*PROGRAM, "generate", "What is 47 + 85?", "--temp", "0", "--no-think"]
     done = subprocess.run(
         command, cwd=ROOT, env=_environment(), capture_output=True, preexec_fn=partial(os.close, 0)
     )
