@@ -10,6 +10,7 @@ from typing import Annotated
 
 import typer
 
+from cli.batch import batch
 from cli.chat import ResumeMayStandAlone, chat
 from cli.generate import generate
 from cli.inspect import inspect
@@ -30,6 +31,7 @@ app = typer.Typer(
 )
 app.command(cls=ResumeMayStandAlone)(chat)
 app.command()(generate)
+app.command()(batch)
 app.command()(inspect)
 app.command()(quantize)
 app.add_typer(sessions, name="sessions")

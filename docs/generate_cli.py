@@ -6,13 +6,15 @@ from pathlib import Path
 
 from typer.testing import CliRunner
 
+from cli.batch import SOME_FAILED_EXIT_CODE
 from cli.main import app
 from mlx_qnext import errors
 
 PAGE = Path(__file__).with_name("cli.md")
-COMMANDS = ("chat", "generate", "inspect", "quantize", "sessions", "sessions show", "sessions delete")
+COMMANDS = ("chat", "generate", "batch", "inspect", "quantize", "sessions", "sessions show", "sessions delete")
 OTHER_CODES = (
     (0, "The answer is complete, or the facts are printed."),
+    (SOME_FAILED_EXIT_CODE, "Lines of a batch have no answer; each has a record that says why."),
     (errors.INTERRUPTED_EXIT_CODE, "An interrupt ended the answer; what was said until then is printed."),
 )
 

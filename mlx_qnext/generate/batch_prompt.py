@@ -1,0 +1,75 @@
+"""What has to be known of a request of a batch before its turn comes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from mlx_qnext.errors import TokenizerError, UsageError
+from mlx_qnext.generate.answer import Answer
+from mlx_qnext.generate.batch_request import BatchRequest
+from mlx_qnext.generate.context import ContextWindow
+from mlx_qnext.generate.sampler import Sampler
+from mlx_qnext.generate.sampling import Sampling
+from mlx_qnext.tokenizer import Prompt
+from mlx_qnext.transcript import Transcript
+
+if TYPE_CHECKING:
+    from mlx_qnext.generate.engine import Engine
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A request whose prompt is known.
+
+    Attributes:
+        limit: the most tokens that its answer may have.
+    """
+
+    number: int
+    request: BatchRequest
+    prompt: Prompt
+    limit: int
+    sampling: Sampling
+
+    @property
+    def drafts(self) -> bool:
+        """Whether drafting leaves it the tokens that plain decoding gives: with a seed, only where nothing is drawn."""
+        config = self.request.config
+        return config.draft != 0 and (config.seed is None or self.sampling.temperature == 0)
+
+    def answer(self, engine: Engine) -> Answer:
+        """An answer that nothing has been said of."""
+        transcript = Transcript(self.prompt.opens_thinking, bool(self.request.tools))
+        return Answer(engine.tokenizer, transcript, self.request.config.stop, self.limit)
+
+    def sampler(self, engine: Engine) -> Sampler:
+        """Draws its tokens from its own seed, whatever is answered beside it."""
+        return Sampler(
+            self.sampling, engine.config.vocab_size, self.prompt.token_ids, self.request.config.seed
+        )
+
+
+def prepared(engine: Engine, number: int, request: BatchRequest) -> Prepared:
+    """The request in tokens.
+
+    Raises:
+        UsageError: no messages. TokenizerError: the template fails on them.
+        ContextLengthError: the prompt leaves no room for an answer.
+    """
+    config, tools = request.config, request.tools
+    if not request.messages:
+        raise UsageError("There is nothing to answer: give at least one message.")
+    window = ContextWindow(engine.plan.context_tokens)
+    prompt, _ = window.fit(
+        request.messages,
+        lambda kept: engine.tokenizer.prompt(kept, tools, config.thinking),
+        config.when_full,
+    )
+    if not prompt.token_ids:
+        raise TokenizerError(
+            "The chat template makes nothing of these messages: use the model's own template."
+        )
+    room = window.limit - len(prompt.token_ids)
+    sampling = Sampling.settle(config, engine.defaults)
+    return Prepared(number, request, prompt, min(room, config.max_tokens or room), sampling)

@@ -1,0 +1,143 @@
+"""Several sequences decode together: one pass of the model gives each of them its next token.
+
+A pass reads each weight once for all of them. Windows and states of the recurrent layers are the rows of one array; keys and
+values stay each sequence's own, and its one query attends to them alone. So nothing is padded, quantised keys and values work
+as ever, and a sequence joins and leaves without anything of another one's being moved.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, cast
+
+import mlx.core as mx
+
+from mlx_qnext.cache.hybrid import HybridCache
+from mlx_qnext.generate.answer import Answer
+from mlx_qnext.generate.batch_prompt import Prepared
+from mlx_qnext.generate.experts_in_use import ExpertsInUse
+from mlx_qnext.generate.sampler import Sampler
+from mlx_qnext.generate.stopwatch import Stopwatch
+from mlx_qnext.model.attention import Projected
+from mlx_qnext.model.gated_delta_net import RecurrentState
+from mlx_qnext.model.moe import Routed
+from mlx_qnext.model.qwen3_next import Model
+from mlx_qnext.model.stretch import Arrays, Attend, Stretch, Visit, groups
+
+
+@dataclass
+class BatchSequence:
+    """One answer on its way.
+
+    Attributes:
+        tokens: what its cache holds; it has none while it is parked.
+        token: the next one, a scalar that nobody has read yet; `None` before the prompt is read.
+        cached_tokens: of the prompt, how many were not read again.
+    """
+
+    prepared: Prepared
+    answer: Answer
+    sampler: Sampler
+    watch: Stopwatch
+    experts: ExpertsInUse
+    tokens: list[int]
+    token: mx.array | None = None
+    cached_tokens: int = 0
+    layers: list[Any] = field(default_factory=list)
+
+
+class Together:
+    """The sequences that decode now.
+
+    Attributes:
+        sequences: in the order of their rows.
+    """
+
+    def __init__(self, model: Model) -> None:
+        self.sequences: list[BatchSequence] = []
+        self._model, self._groups = model, groups(model.layers)
+        self._states: list[RecurrentState] = []
+
+    def join(self, sequence: BatchSequence, cache: HybridCache) -> None:
+        """Decode it too, from now on. The cache is its own, and holds `sequence.tokens`."""
+        sequence.layers = cache.layers
+        joining = [RecurrentState(*layer.cache) for layer in cache.recurrent]
+        if self.sequences:
+            joining = [_below(a, b) for a, b in zip(self._states, joining, strict=True)]
+        self._states = joining
+        self.sequences.append(sequence)
+
+    def leave(self, sequence: BatchSequence) -> None:
+        """Decode it no more, and let go of its cache."""
+        at = self.sequences.index(sequence)
+        rows = mx.array([row for row in range(len(self.sequences)) if row != at], dtype=mx.uint32)
+        del self.sequences[at]
+        sequence.layers = []
+        self._states = [RecurrentState(window[rows], state[rows]) for window, state in self._states]
+
+    def step(self) -> list[BatchSequence]:
+        """Every sequence gets a token; those that ended with it leave and are returned."""
+        tokens = mx.stack([cast(mx.array, sequence.token) for sequence in self.sequences])
+        # Where the host waits for every layer's router it can't be a step ahead, and fetches nothing for what has ended.
+        ahead = self._model.complete
+        if ahead:
+            self._run(tokens)
+        ended = self._tell(cast(list[int], tokens.tolist()))
+        for sequence in ended:
+            self.leave(sequence)
+        if not ahead and self.sequences:
+            self._run(mx.stack([cast(mx.array, sequence.token) for sequence in self.sequences]))
+        return ended
+
+    def _tell(self, tokens: list[int]) -> list[BatchSequence]:
+        for sequence, token in zip(self.sequences, tokens, strict=True):
+            sequence.watch.token_came()
+            sequence.tokens.append(token)
+            sequence.answer.push(token)
+        return [s for s in self.sequences if s.answer.ended or s.answer.full]
+
+    def _run(self, tokens: mx.array) -> None:
+        """Run `[B]`, each over its own sequence, and queue the tokens that follow."""
+        logits = self._model.logits(self._hidden(tokens[:, None]))
+        following = [s.sampler(logits[row, -1]) for row, s in enumerate(self.sequences)]
+        # The device works on the next tokens while the host handles these.
+        mx.async_eval(following)
+        for sequence, token in zip(self.sequences, following, strict=True):
+            sequence.token = token
+
+    def _hidden(self, tokens: mx.array) -> mx.array:
+        """Tokens `[B, 1]` → states after the final norm `[B, 1, hidden]`; every cache advances by one."""
+        x = self._model.model.embed_tokens(tokens)
+        past, after = iter(self._states), list[RecurrentState]()
+        answer: Arrays = ()
+        for group in self._groups:
+            for stretch in group.stretches():
+                states = [next(past) for _ in stretch.recurrent]
+                x, asked, states = stretch(x, answer, states, None)
+                after += [RecurrentState(*state) for state in states]
+                answer = self._answer(stretch, asked)
+        self._states = after
+        return self._model.model.norm(x)
+
+    def _answer(self, stretch: Stretch, asked: Arrays) -> Arrays:
+        """What the interruption that the stretch opens comes to."""
+        match stretch.opening:
+            case Attend(index, layer):
+                read = Projected(*asked)
+                attended = [
+                    layer.mixer.attend(_row(read, row), None, sequence.layers[index])
+                    for row, sequence in enumerate(self.sequences)
+                ]
+                return mx.concatenate(attended), read.gate
+            case Visit(_, moe):
+                routed = Routed(*asked)
+                return moe.experts(routed.x, routed.experts), *routed
+        return ()
+
+
+def _below(rows: RecurrentState, more: RecurrentState) -> RecurrentState:
+    return RecurrentState(*(mx.concatenate([a, b]) for a, b in zip(rows, more, strict=True)))
+
+
+def _row(read: Projected, row: int) -> Projected:
+    return Projected(*(part[row : row + 1] for part in read))
