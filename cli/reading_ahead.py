@@ -23,7 +23,9 @@ def reading_ahead(session: Session, messages: Sequence[Message], thinking: bool 
     the pass at hand ends is raised after that.
     """
     cancelled = threading.Event()
-    thread = threading.Thread(target=_read, args=(session, messages, thinking, cancelled), daemon=True)
+    thread = threading.Thread(
+        target=_read, args=(session, messages, thinking, cancelled), name="reading ahead", daemon=True
+    )
     leaving = interrupted = False
 
     def interrupt(_signal: int, _frame: FrameType | None) -> None:

@@ -5,19 +5,18 @@ from __future__ import annotations
 import io
 import json
 import os
-import pty
 import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import pytest
 from fakes.engine import STATS, SUM, ScriptedSession, finished
 from fakes.engine import answer as answered
+from program import PROGRAM, ROOT, Screen, environment, start, start_in_terminal
 
 import mlx_qnext
 from cli.answering import answer
@@ -33,9 +32,6 @@ from mlx_qnext import Engine
 from mlx_qnext.generate.events import Event, ExpertActivity, ExpertStats, Finished, MemoryStats, Notice
 from mlx_qnext.generate.request import GenerationConfig
 
-ROOT = Path(__file__).parent.parent
-PROGRAM = [sys.executable, "-m", "cli"]
-ENVIRONMENT = {**os.environ, "QNEXT_MODEL": "", "TERM": "xterm", "COLUMNS": "80"}
 Run = Callable[..., subprocess.CompletedProcess[str]]
 LONG = "Sort these numbers from smallest to largest: 91, 17, 48, 63, 5, 77, 32"
 
@@ -43,19 +39,10 @@ LONG = "Sort these numbers from smallest to largest: 91, 17, 48, 63, 5, 77, 32"
 def run(*arguments: str, stdin: str | bytes = b"") -> subprocess.CompletedProcess[str]:
     data = stdin.encode() if isinstance(stdin, str) else stdin
     done = subprocess.run(
-        [*PROGRAM, *arguments], cwd=ROOT, env=_environment(), input=data, capture_output=True
+        [*PROGRAM, *arguments], cwd=ROOT, env=environment(), input=data, capture_output=True
     )
     out, errors = done.stdout.decode(), done.stderr.decode()
     return subprocess.CompletedProcess(done.args, done.returncode, out, errors)
-
-
-def start(*arguments: str, **streams: Any) -> subprocess.Popen[bytes]:
-    piped = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
-    return subprocess.Popen([*PROGRAM, *arguments], cwd=ROOT, env=_environment(), **(piped | streams))
-
-
-def _environment() -> dict[str, str]:
-    return {key: value for key, value in ENVIRONMENT.items() if key != "QNEXT_MODEL"}
 
 
 def test_the_answer_is_on_stdout_and_everything_else_on_stderr() -> None:
@@ -304,7 +291,7 @@ def test_a_closed_stdin_is_no_prompt(
 def test_a_closed_stdin_is_no_obstacle_to_an_argument() -> None:
     command = [*PROGRAM, "generate", "What is 47 + 85?", "--temp", "0", "--no-think"]
     done = subprocess.run(
-        command, cwd=ROOT, env=_environment(), capture_output=True, preexec_fn=partial(os.close, 0)
+        command, cwd=ROOT, env=environment(), capture_output=True, preexec_fn=partial(os.close, 0)
     )
     assert done.returncode == 0
     assert b"132" in done.stdout
@@ -351,13 +338,8 @@ def _interrupt() -> str:
 
 @pytest.mark.slow
 def test_a_chat_in_a_terminal_survives_an_interrupt_and_leaves_on_end_of_input() -> None:
-    controller, terminal = pty.openpty()
-    # Ctrl-C becomes a signal only for a program whose controlling terminal this is.
-    running = start(
-        "chat", "--temp", "0", stdout=None, stderr=None, preexec_fn=partial(os.login_tty, terminal)
-    )
-    os.close(terminal)
-    screen = _Screen(controller)
+    running, controller = start_in_terminal("chat", "--temp", "0")
+    screen = Screen(controller)
     screen.until("›")
     os.write(controller, f"{LONG}\n".encode())
     screen.until("thinking")
@@ -374,20 +356,6 @@ def test_a_chat_in_a_terminal_survives_an_interrupt_and_leaves_on_end_of_input()
     os.write(controller, b"\x15\x04")  # drop the line, end the input
     assert running.wait() == 0
     os.close(controller)
-
-
-class _Screen:
-    """What a pseudo-terminal has shown and nobody has looked at yet."""
-
-    def __init__(self, controller: int) -> None:
-        self._controller, self._seen = controller, b""
-
-    def until(self, text: str) -> bytes:
-        """What came before `text`, which is looked at and gone."""
-        while text.encode() not in self._seen:
-            self._seen += os.read(self._controller, 4096)
-        before, _, self._seen = self._seen.partition(text.encode())
-        return before
 
 
 def test_an_answer_comes_back_finished_and_its_notes_are_shown(capsys: pytest.CaptureFixture[str]) -> None:
