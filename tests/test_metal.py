@@ -13,13 +13,15 @@ import mlx.core as mx
 import numpy as np
 import pytest
 from pooled import DEMO, pooled, resident
-from tolerances import METAL_RECURRENCE
+from tolerances import METAL_ATTENTION, METAL_RECURRENCE
 
 import mlx_qnext
 from mlx_qnext import Engine, GenerationConfig
+from mlx_qnext.cache.kv import held_arrays, kv_cache
 from mlx_qnext.experts.arrays import writes_are_seen
 from mlx_qnext.generate.events import Finished
 from mlx_qnext.model import stretch
+from mlx_qnext.ops import attention as op
 from mlx_qnext.ops.gated_delta import gated_delta, recurrent
 from mlx_qnext.ops.gated_delta_prefixes import gated_delta_recorded, state_after
 from quantize.evaluate import evaluate
@@ -206,3 +208,30 @@ def test_an_answer_from_streamed_experts_is_right(gpu_engine: Engine) -> None:
         assert "132" in last.text
         assert last.stats.experts is not None
         assert last.stats.experts.evicted > 0
+
+
+@pytest.mark.parametrize("bits", [None, 8, 4])
+@pytest.mark.parametrize("T", [1, 2, 5, 64, 300])
+def test_attention_in_blocks_is_attention_and_stays_small(
+    bits: int | None, T: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    S, limit_bytes = 4096, 1 << 20
+    shapes = ((1, 16, T, 256), (1, 2, S, 256), (1, 2, S, 256))
+    q, k, v = (mx.random.normal(shape, mx.bfloat16, key=mx.random.key(n)) for n, shape in enumerate(shapes))
+    cache = kv_cache(bits)
+    held = cache.update_and_fetch(k, v)
+    plain = held if bits is None else [mx.dequantize(*x, group_size=64, bits=bits) for x in held]
+    mask = "causal" if T > 1 else None
+    with mx.stream(mx.cpu):
+        wide = [x.astype(mx.float32) for x in (q, *plain)]
+        expected = np.array(mx.fast.scaled_dot_product_attention(*wide, scale=256**-0.5, mask=mask))
+    monkeypatch.setattr(op, "MOST_SCORE_BYTES", limit_bytes)
+    mx.eval(q, held_arrays(cache))
+    before = mx.get_active_memory()
+    mx.reset_peak_memory()
+    output = op.attention(q, *held, mask, cache)
+    mx.eval(output)
+    peak_bytes = mx.get_peak_memory() - before
+    METAL_ATTENTION.check(np.array(output.astype(mx.float32)), expected)
+    unpacked_bytes = 0 if bits is None else 2 * (2 * S * 256 * 2)
+    assert peak_bytes < 4 * limit_bytes + 4 * q.nbytes + unpacked_bytes
