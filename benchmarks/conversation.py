@@ -4,8 +4,8 @@ python benchmarks/conversation.py [--rounds 3] [--turns 20] [--json FILE]
 
 Beside mlx-lm's server on the same weights, with a `seed` in each request and without. All decode greedily up to the same limit,
 and each gets its own replies back with the next question. mlx-lm's server is started anew for every conversation, on a copy of
-the weights whose bf16 tensors are written as fp32, because qnext computes in fp32 on a CPU. Each time is the median over
-the rounds, in which the programs take turns.
+the weights whose bf16 tensors are written as fp32, because qnext computes in fp32 on a CPU. All take a turn before any
+takes the next, and each time is the median over the rounds.
 
 Exits with 1 where qnext read other tokens of a prompt than the new ones.
 """
@@ -16,13 +16,13 @@ import argparse
 import json
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from statistics import median
 from tempfile import TemporaryDirectory
 
-from dialogue import QUESTIONS, Answerer, Reply, Turn, converse
+from dialogue import QUESTIONS, Answerer, Reply, Turn, next_turn
 from interruptions import interruptions
 from measure import machine
 from mlx_lm_server import copy_in_fp32, serving
@@ -97,13 +97,23 @@ def _ways(engine: Engine, scratch: Path) -> dict[str, Way]:
 
 def _hold(ways: dict[str, Way], rounds: int, turns: int) -> Conversations:
     """Every way's conversations, one a round."""
-    with ways["qnext"]() as answer:  # warms up
-        converse(answer, 2)
     held: Conversations = {name: [] for name in ways}
-    for _ in range(rounds):
-        for name, way in ways.items():
-            with way() as answer:
-                held[name].append(converse(answer, turns))
+    for number in range(rounds + 1):
+        with ExitStack() as stack:
+            answerers = {name: stack.enter_context(way()) for name, way in ways.items()}
+            found = _side_by_side(answerers, turns if number else 2)
+        if number:  # the first round warms up
+            for name, conversation in found.items():
+                held[name].append(conversation)
+    return held
+
+
+def _side_by_side(answerers: dict[str, Answerer], turns: int) -> dict[str, list[Turn]]:
+    """One conversation of each, every turn of all before the next of any."""
+    held: dict[str, list[Turn]] = {name: [] for name in answerers}
+    for question in QUESTIONS[:turns]:
+        for name, answer in answerers.items():
+            held[name].append(next_turn(held[name], question, answer))
     return held
 
 

@@ -87,11 +87,8 @@ def opening(question: str) -> tuple[Message, ...]:
     return ({"role": "system", "content": SYSTEM}, {"role": "user", "content": question})
 
 
-def converse(answer: Answerer, turns: int) -> list[Turn]:
-    """Hold the first `turns` turns of the conversation."""
-    held: list[Turn] = []
-    for question in QUESTIONS[:turns]:
-        asked = {"role": "user", "content": question}
-        messages = (*held[-1].history(), asked) if held else opening(question)
-        held.append(Turn(messages, answer(messages)))
-    return held
+def next_turn(held: Sequence[Turn], question: str, answer: Answerer) -> Turn:
+    """The turn that follows those that were held."""
+    asked = {"role": "user", "content": question}
+    messages = (*held[-1].history(), asked) if held else opening(question)
+    return Turn(messages, answer(messages))
