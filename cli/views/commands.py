@@ -24,9 +24,10 @@ def question_list(questions: Sequence[str]) -> RenderableType:
 
 
 def _rows(texts: Mapping[str, str], *, wraps: bool) -> Table:
-    table = Table.grid(padding=(0, 2))
+    table = Table.grid(padding=(0, 2), expand=True)
     table.add_column(no_wrap=True)
-    table.add_column(no_wrap=not wraps, overflow="fold" if wraps else "ellipsis")
+    # What is left, however long the text: it would take all otherwise.
+    table.add_column(ratio=1, no_wrap=not wraps, overflow="fold" if wraps else "ellipsis")
     for name, text in texts.items():
         table.add_row(name, visible(text))
     return table

@@ -7,6 +7,7 @@ from typing import Any
 
 from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderResult
 from rich.measure import Measurement
+from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
@@ -14,6 +15,9 @@ from cli.conversation import text_of
 from cli.terminal import visible
 from cli.views.units import size
 
+_GAP = 2
+# Less of a question tells nothing.
+_LEAST_TITLE = 16
 _BAR = "│ "
 _MARKS = {"user": "› ", "assistant": ""}
 
@@ -28,25 +32,29 @@ class SessionList:
         if not self._sessions:
             yield "No conversation is saved."
             return
-        table = self._table()
-        fits = Measurement.get(console, options, table).maximum <= options.max_width
-        if not fits:
+        table = self._table(title_width=0)
+        left = options.max_width - Measurement.get(console, options, table).maximum - _GAP
+        if left < 0:
             yield from map(_lines, self._sessions)
             return
-        yield table
+        yield table if left < _LEAST_TITLE else self._table(title_width=left)
         for facts in self._sessions:
             if facts["problem"]:
                 yield Text(visible(f"{facts['name']}: {facts['problem']}"), style="red")
 
-    def _table(self) -> Table:
-        table = Table(box=None, pad_edge=False, header_style="dim")
+    def _table(self, title_width: int) -> Table:
+        """With as much of the first question as there is room for."""
+        table = Table(box=None, pad_edge=False, header_style="dim", padding=(0, _GAP, 0, 0))
         table.add_column("name")
         table.add_column("saved")
         table.add_column("turns", justify="right")
         table.add_column("size", justify="right")
         table.add_column("model")
+        if title_width:
+            table.add_column("begins with", no_wrap=True, max_width=title_width)
         for facts in self._sessions:
-            table.add_row(*map(visible, [facts["name"], *_figures(facts).values()]))
+            title = [facts["title"] or "–"] if title_width else []
+            table.add_row(*map(visible, [facts["name"], *_figures(facts).values(), *title]))
         return table
 
 
@@ -95,7 +103,16 @@ def _lines(facts: Mapping[str, Any]) -> RenderableType:
     figures = _figures(facts)
     if facts["turns"] is not None:
         figures["turns"] = turns(facts["turns"])
-    lines = [Text(visible(facts["name"])), Text(visible(f"  {' · '.join(figures.values())}"), style="dim")]
+    lines: list[RenderableType] = [
+        Text(visible(facts["name"])),
+        _indented(" · ".join(figures.values()), "dim"),
+    ]
+    if facts["title"]:
+        lines.append(_indented(facts["title"]))
     if facts["problem"]:
-        lines.append(Text(visible(f"  {facts['problem']}"), style="red"))
+        lines.append(_indented(facts["problem"], "red"))
     return Group(*lines)
+
+
+def _indented(text: str, style: str = "") -> RenderableType:
+    return Padding(Text(visible(text), style=style), (0, 0, 0, _GAP))
