@@ -1,0 +1,235 @@
+"""Batches on the engine: every answer is what its request alone would get, and shared beginnings are read once."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import mlx_qnext
+from demo.cases import cases
+from mlx_qnext import Engine
+from mlx_qnext.checkpoint import Checkpoint
+from mlx_qnext.config import ModelConfig
+from mlx_qnext.errors import ContextLengthError, TokenizerError, UsageError
+from mlx_qnext.experts.plan import MemoryNeeds
+from mlx_qnext.generate import batch as batch_module
+from mlx_qnext.generate.batch import run_batch
+from mlx_qnext.generate.batch_memory import BatchMemory
+from mlx_qnext.generate.batch_order import LEAST_SHARED_TOKENS, partings
+from mlx_qnext.generate.batch_request import BatchRequest, BatchResult
+from mlx_qnext.generate.events import Finished, Notice
+from mlx_qnext.generate.request import GenerationConfig
+from mlx_qnext.generate.timeline import shared_length
+from mlx_qnext.hub import embedded_model
+
+GREEDY = GenerationConfig(temperature=0.0, thinking=False)
+
+
+def asked(text: str, config: GenerationConfig = GREEDY, system: str | None = None) -> BatchRequest:
+    leading = [{"role": "system", "content": system}] if system else []
+    return BatchRequest([*leading, {"role": "user", "content": text}], config)
+
+
+def run(engine: Engine, requests: Iterable[BatchRequest], concurrency: int) -> dict[int, Finished]:
+    """The answers by number; each came once."""
+    found: dict[int, Finished] = {}
+    for event in run_batch(engine, enumerate(requests), concurrency):
+        if isinstance(event, BatchResult):
+            assert event.number not in found
+            assert isinstance(event.outcome, Finished), event.outcome
+            found[event.number] = event.outcome
+    return found
+
+
+def said(result: Finished) -> tuple[Any, ...]:
+    return result.reason, result.thinking, result.text, result.tool_calls, result.stats.completion_tokens
+
+
+def alone(engine: Engine, request: BatchRequest) -> Finished:
+    *_, last = engine.session().generate(request.messages, request.config, request.tools)
+    assert isinstance(last, Finished)
+    return last
+
+
+def agree(engine: Engine, requests: Sequence[BatchRequest], concurrency: int) -> None:
+    together = run(engine, requests, concurrency)
+    assert sorted(together) == list(range(len(requests)))
+    for number, request in enumerate(requests):
+        assert said(together[number]) == said(alone(engine, request)), f"request {number} of {concurrency}"
+
+
+def held_out(count: int, limit: int) -> list[BatchRequest]:
+    """Test questions of every kind, and answers of lengths that differ, so that sequences come and go."""
+    chosen = [*cases(count, False), *cases(count, True)]
+    return [
+        BatchRequest(
+            case.messages, replace(GREEDY, max_tokens=limit // 2 + n % (limit // 2), thinking=case.thinking)
+        )
+        for n, case in enumerate(chosen)
+    ]
+
+
+def short(count: int, limit: int) -> list[BatchRequest]:
+    """Those of the held-out ones that are read fastest."""
+    return sorted(held_out(1, limit), key=lambda request: len(str(request.messages)))[:count]
+
+
+def test_answers_decoded_together_are_those_of_each_alone(engine: Engine) -> None:
+    agree(engine, short(4, 6), 3)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("concurrency", [1, 4, 8])
+def test_many_answers_decoded_together_are_those_of_each_alone(engine: Engine, concurrency: int) -> None:
+    requests = held_out(1, 14)
+    assert len(requests) >= 40
+    agree(engine, requests, concurrency)
+
+
+def test_one_at_a_time_is_as_each_alone(engine: Engine) -> None:
+    agree(engine, [asked("What is 47 + 85?", replace(GREEDY, max_tokens=5))], 1)
+
+
+def test_seeded_draws_depend_on_neither_order_nor_concurrency(engine: Engine) -> None:
+    drawn = replace(GREEDY, temperature=1.5, max_tokens=5)
+    requests = [asked(f"What is {n} + 85?", replace(drawn, seed=n)) for n in range(3)]
+    forwards, backwards = run(engine, requests, 3), run(engine, requests[::-1], 1)
+    assert [said(forwards[n]) for n in range(3)] == [said(backwards[2 - n]) for n in range(3)]
+    assert said(forwards[0]) == said(alone(engine, replace_draft(requests[0])))
+
+
+def replace_draft(request: BatchRequest) -> BatchRequest:
+    return replace(request, config=replace(request.config, draft=0))
+
+
+@pytest.mark.parametrize("concurrency", [1, 2])
+def test_what_prompts_begin_with_alike_is_read_once(engine: Engine, concurrency: int) -> None:
+    head = "2 and 3 make 5. " * 6
+    brief = replace(GREEDY, max_tokens=1)
+    requests = [
+        asked(f"{head}What do {n} and {n} make?", brief, system="You add numbers.") for n in (4, 7, 4, 9)
+    ]
+    stats = [result.stats for _, result in sorted(run(engine, requests, concurrency).items())]
+    prompts = [engine.tokenizer.prompt(r.messages, None, False).token_ids for r in requests]
+    ordered = sorted(prompts)
+    shared = sum(min(shared_length(a, b), len(b) - 1) for a, b in pairwise(ordered))
+    assert sum(s.prompt_tokens for s in stats) == sum(map(len, prompts))
+    assert sum(s.cached_tokens for s in stats) == shared
+    assert shared > 3 * LEAST_SHARED_TOKENS
+
+
+def test_a_request_that_cannot_be_asked_fails_alone(engine: Engine) -> None:
+    requests = [
+        asked("What is 1 + 1?", replace(GREEDY, max_tokens=2)),
+        asked("word " * engine.plan.context_tokens),
+        BatchRequest([], GREEDY),
+        asked("\ud800"),
+    ]
+    outcomes = {
+        event.number: event.outcome
+        for event in run_batch(engine, enumerate(requests), 2)
+        if isinstance(event, BatchResult)
+    }
+    kinds = [Finished, ContextLengthError, UsageError, TokenizerError]
+    assert [type(outcomes[n]) for n in range(4)] == kinds
+
+
+def test_where_memory_runs_short_the_youngest_waits_and_goes_on_later(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Scarce(BatchMemory):
+        def holds(self, reading_tokens: int, sequences: Iterable[int]) -> bool:
+            return sum(sequences) < 48
+
+    monkeypatch.setattr(batch_module.BatchMemory, "of", lambda plan: Scarce(0, 0, 0))
+    config = replace(GREEDY, max_tokens=5)
+    requests = [asked(text, config) for text in ("What is 47 + 85?", "What is 12 * 3?")]
+    events = list(run_batch(engine, enumerate(requests), 3))
+    answers = {e.number: e.outcome for e in events if isinstance(e, BatchResult)}
+    assert [type(e) for e in events].count(Notice) == 1
+    for number, request in enumerate(requests):
+        outcome = answers[number]
+        assert isinstance(outcome, Finished)
+        assert said(outcome) == said(alone(engine, request))
+
+
+def test_one_that_memory_never_holds_beside_another_is_answered_alone(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(batch_module.BatchMemory, "of", lambda plan: BatchMemory(0, 1, 1))
+    assert len(run(engine, [asked("What is 6 * 7?", replace(GREEDY, max_tokens=2))] * 2, 2)) == 2
+
+
+def test_stop_strings_and_limits_are_each_request_s_own(engine: Engine) -> None:
+    config = replace(GREEDY, max_tokens=5)
+    question = "What is the capital of France?"
+    stopped, cut, whole = (
+        asked(question, c) for c in (replace(config, stop=("is",)), replace(config, max_tokens=1), config)
+    )
+    results = run(engine, [stopped, cut, whole], 3)
+    assert [results[n].reason for n in range(3)] == ["stop", "length", "length"]
+    assert results[2].text.startswith(results[0].text + "is")
+    assert [results[n].stats.completion_tokens for n in (1, 2)] == [1, 5]
+
+
+@pytest.mark.slow
+def test_tools_are_offered_to_those_that_ask_for_them(engine: Engine) -> None:
+    case = next(case for case in cases(1, False) if case.chat.tools)
+    request = BatchRequest(case.messages, GREEDY, case.chat.tools)
+    plain = asked("What is 6 * 7?", replace(GREEDY, max_tokens=2))
+    assert run(engine, [plain, request], 2)[1].tool_calls
+
+
+def test_experts_that_are_read_when_they_are_needed_give_the_same(engine: Engine) -> None:
+    checkpoint = Checkpoint.open(Path(embedded_model()))
+    needs = MemoryNeeds.of(checkpoint, ModelConfig.from_dict(checkpoint.config), 1024)
+    small = mlx_qnext.load("demo", memory_bytes=needs.smallest_bytes, context_tokens=1024)
+    requests = short(3, 4)
+    streamed = run(small, requests, 3)
+    assert not small.model.complete
+    resident = run(engine, requests, 3)
+    assert [said(streamed[n]) for n in streamed] == [said(resident[n]) for n in streamed]
+    small.close()
+
+
+@pytest.mark.slow
+def test_quantised_keys_and_values_decode_together_too() -> None:
+    agree(mlx_qnext.load("demo", kv_bits=8), held_out(1, 10)[::8], 4)
+
+
+def test_there_is_no_concurrency_below_one(engine: Engine) -> None:
+    with pytest.raises(UsageError, match="concurrency is 0"):
+        list(run_batch(engine, [], 0))
+
+
+@st.composite
+def prompts(draw: st.DrawFn) -> list[tuple[int, ...]]:
+    """Sorted prompts that share starts of many lengths."""
+    heads = draw(st.lists(st.integers(1, 40), min_size=1, max_size=4))
+    choose = st.lists(st.tuples(st.sampled_from(heads), st.integers(0, 2)), min_size=1, max_size=3)
+    made = draw(st.lists(choose, min_size=1, max_size=12))
+    return sorted(tuple(token for length, token in parts for _ in [token] * length) for parts in made)
+
+
+@settings(deadline=None, max_examples=60)
+@given(prompts())
+def test_marks_are_where_later_prompts_part_from_this_one(ordered: list[tuple[int, ...]]) -> None:
+    for at, (farthest, nearest) in enumerate(partings(ordered)):
+        lengths = {
+            min(shared_length(ordered[at], later), len(ordered[at]) - 1) for later in ordered[at + 1 :]
+        }
+        assert farthest <= nearest < len(ordered[at])
+        if (
+            at + 1 < len(ordered)
+            and (most := min(max(lengths), len(ordered[at + 1]) - 1)) >= LEAST_SHARED_TOKENS
+        ):
+            assert nearest == most
+        assert nearest == 0 or farthest >= LEAST_SHARED_TOKENS
+        assert nearest <= max(lengths, default=0)
