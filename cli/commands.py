@@ -152,7 +152,7 @@ _COMMANDS = {
         _Command("/undo", "forget the last question and its answer", _undo),
         _Command("/clear", "forget the conversation, and begin another one", _clear),
         _Command("/system [TEXT]", "show the system message, or set it", _system),
-        _Command("/think MODE", "what becomes of thoughts: show, fold, hide", _think),
+        _Command("/think [MODE]", "say what becomes of thoughts, or change it", _think),
         _Command("/save [NAME]", "keep the conversation on disk", lambda _, name: Save(name or None)),
         _Command("/load NAME", "go on with a saved conversation", _load),
         _Command("/sessions", "list the saved conversations", lambda *_: ListSaved()),

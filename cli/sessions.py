@@ -47,7 +47,7 @@ def show(
 
 @sessions.command()
 def delete(
-    names: Annotated[list[str], typer.Argument(metavar="NAME...", help="Saved conversations.")],
+    names: Annotated[list[str], typer.Argument(metavar="NAME", help="Saved conversations.")],
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask first.")] = False,
 ) -> None:
     """Delete conversations, which nothing brings back. One that is open elsewhere is refused."""

@@ -60,7 +60,7 @@ def hold(folder: Path) -> Hold:
 
 def missing(name: str) -> SessionError:
     """There is none of this name."""
-    return SessionError(f"There is no session {name}: list those there are with qnext sessions list.")
+    return SessionError(f"There is no session {name}: list those there are with qnext sessions.")
 
 
 def _by(folder: Path) -> str:
