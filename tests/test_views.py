@@ -16,14 +16,24 @@ from fakes.engine import STATS, SUM, answer, finished, thinking
 from rich.cells import cell_len
 from rich.console import Console
 from rich.text import Text
+from screens import Terminal
 
 from cli.views.answer import AnswerView
 from cli.views.inspection import inspection
 from cli.views.progress import Progress
 from cli.views.stats import stats_line
+from cli.views.status import Setting
 from cli.views.thought import Region, Thinking
 from cli.views.units import percent, seconds
-from mlx_qnext.generate.events import Event, ExpertStats, GenerationStats, MtpStats, TokensEmitted
+from mlx_qnext.generate.events import (
+    Event,
+    ExpertStats,
+    GenerationStats,
+    MemoryStats,
+    MtpStats,
+    PrefillProgress,
+    TokensEmitted,
+)
 
 VIEWS = Path(__file__).parent / "vectors" / "views"
 FACTS = {
@@ -126,12 +136,14 @@ def console(width: int, *, terminal: bool = True, color: bool = True) -> tuple[C
 def shown(
     events: Iterable[Event], width: int, *, thinking_is: Thinking, terminal: bool, color: bool = True
 ) -> str:
-    """Both streams as one terminal would show them."""
+    """What is written to both streams, where each group of tokens takes half a second and only groups repaint."""
     screen, file = console(width, terminal=terminal, color=color)
-    view = AnswerView(screen, screen, thinking_is, clock=Clock())
+    now = 0.0
+    view = AnswerView(screen, screen, thinking_is, clock=lambda: now, beats=False)
     for event in events:
         if isinstance(event, TokensEmitted):
             view.update(event)
+            now += 0.5
     view.finish()
     return file.getvalue()
 
@@ -143,9 +155,23 @@ def check(name: str, text: str) -> None:
     assert text == path.read_text(encoding="utf-8")
 
 
+@pytest.mark.parametrize("thinking_is", Thinking)
 @pytest.mark.parametrize("width", [40, 80, 200])
-def test_an_answer_with_its_thought_shown(width: int) -> None:
-    check(f"answer-{width}", shown(SUM, width, thinking_is=Thinking.show, terminal=True))
+def test_an_answer_as_the_screen_shows_it_after_each_group(thinking_is: Thinking, width: int) -> None:
+    terminal, now = Terminal(width), 0.0
+    screen = terminal.console()
+    setting = Setting("thinking-4bit", 8192)
+    view = AnswerView(screen, screen, thinking_is, clock=lambda: now, setting=setting, beats=False)
+    frames = []
+    for event in SUM:
+        if isinstance(event, PrefillProgress):
+            view.prefill(event)
+        elif isinstance(event, TokensEmitted):
+            now += 0.5
+            view.update(event)
+            frames.append(terminal.text())
+    view.finish()
+    check(f"answer-{thinking_is}-{width}", "\n".join([*frames, terminal.text()]))
 
 
 def test_off_a_terminal_nothing_but_text_is_written() -> None:
@@ -164,7 +190,7 @@ def test_without_colour_there_is_none() -> None:
 
 
 @pytest.mark.parametrize("width", [40, 80, 200])
-def test_a_folded_thought_shows_its_last_lines_while_it_lasts(width: int) -> None:
+def test_a_thought_that_collapses_shows_its_last_lines_while_it_lasts(width: int) -> None:
     screen, file = console(width, terminal=False)
     thought = (
         "not seen any more\n" * 9
@@ -177,22 +203,21 @@ def test_a_folded_thought_shows_its_last_lines_while_it_lasts(width: int) -> Non
 
 
 def test_a_thought_that_waits_for_experts_says_what_was_read() -> None:
-    screen, file = console(80)
-    view = AnswerView(screen, screen, Thinking.hide, clock=Clock())
+    terminal = Terminal(80)
+    screen = terminal.console()
+    view = AnswerView(screen, screen, Thinking.hide, clock=Clock(), beats=False)
     view.experts(STREAMED)
     view.update(thinking("7 + 5", 2))
-    assert "experts" not in file.getvalue()
+    assert "experts" not in terminal.text()
     view.experts(STREAMED)
+    assert "tokens · 12.30 GB of experts read" in terminal.text()
     view.finish()
-    assert "tokens · 12.30 GB of experts read" in file.getvalue()
-    assert file.getvalue().endswith(" s · 2 tokens\x1b[0m\n\n")
+    assert terminal.text().startswith("thought for ")
+    assert terminal.text().endswith(" s · 2 tokens\n")
 
 
-def test_a_folded_thought_leaves_one_line_and_streams_where_nothing_can_be_folded() -> None:
-    folded = shown(SUM, 80, thinking_is=Thinking.fold, terminal=True)
-    # How often the region was drawn, and so what the clock says, is up to a thread.
-    assert folded.partition("thought for ")[2].endswith(" s · 7 tokens\x1b[0m\n\nIt is 132.\n")
-    assert shown(SUM, 80, thinking_is=Thinking.fold, terminal=False) == shown(
+def test_a_thought_that_would_collapse_streams_where_it_cannot() -> None:
+    assert shown(SUM, 80, thinking_is=Thinking.collapse, terminal=False) == shown(
         SUM, 80, thinking_is=Thinking.show, terminal=False
     )
 
@@ -206,7 +231,7 @@ def test_control_characters_of_the_model_do_not_reach_a_terminal() -> None:
     events = [thinking("a\x1b[2J"), answer("b\x1b]0;title\x07\x9bc\r\n\td")]
     text = shown(events, 80, thinking_is=Thinking.show, terminal=True)
     assert "a␛[2J" in text
-    assert "b␛]0;title␇\ufffdc\n\td\n" in text
+    assert "b␛]0;title␇\ufffdc\nd\n" in text
 
 
 def test_the_models_text_means_itself() -> None:
@@ -246,25 +271,43 @@ def test_what_was_found_of_memory_and_who_says_so(name: str) -> None:
 
 
 def test_the_figures_of_an_answer_in_words() -> None:
-    assert stats_line(finished()) == "77 tokens · 91.2 tok/s · first after 0.13 s · prompt 18"
+    assert stats_line(finished()) == "77 tokens · 91.2 tok/s · first after 0.13 s · prompt 18 at 140.0 tok/s"
     cut = finished(reason="length", stats=GenerationStats(60, 18, 10, 12_300.0, 1.0, 0.0))
     assert (
-        stats_line(cut) == "10 tokens · first after 12 s · prompt 60 (18 cached) · cut off at the token limit"
+        stats_line(cut)
+        == "10 tokens · first after 12 s · prompt 60 (18 cached) at 1.0 tok/s · cut off at the token limit"
     )
     drafted = MtpStats(26, 52, 47, (0.96, 0.85), 2.57, 1.62)
     assert stats_line(finished(stats=replace(STATS, mtp=drafted))) == (
-        "77 tokens · 91.2 tok/s · 2.6 a step · drafts stood 96, 85 % · 1.6× plain (estimate) · first after 0.13 s · prompt 18"
+        "77 tokens · 91.2 tok/s · 2.6 a step · drafts stood 96, 85 % · 1.6× plain (estimate)"
+        " · first after 0.13 s · prompt 18 at 140.0 tok/s"
     )
     assert stats_line(finished(stats=replace(STATS, experts=STREAMED))) == (
-        "77 tokens · 91.2 tok/s · experts hit 94 %, read 12.30 GB, 25 % in memory · first after 0.13 s · prompt 18"
+        "77 tokens · 91.2 tok/s · experts hit 94 %, read 12.30 GB, 25 % in memory"
+        " · first after 0.13 s · prompt 18 at 140.0 tok/s"
     )
     nothing_read = replace(STREAMED, hits=5, misses=0, read_bytes=0)
     assert stats_line(finished(stats=replace(STATS, experts=nothing_read))) == stats_line(finished())
     nothing_drafted = replace(STATS, mtp=MtpStats(0, 0, 0, (), 1.0, 1.0))
     assert stats_line(finished(stats=nothing_drafted)) == stats_line(finished())
     stopped = finished(reason="cancelled", stats=GenerationStats(60, 0, 0, 0.0, 1.0, 0.0))
-    assert stats_line(stopped) == "0 tokens · prompt 60 · stopped"
+    assert stats_line(stopped) == "0 tokens · prompt 60 at 1.0 tok/s · stopped"
     assert STATS.cached_tokens == 0
+
+
+@pytest.mark.parametrize("width", [200, 120, 80, 40, 12, 5])
+def test_the_least_important_figures_give_way_to_a_narrow_terminal(width: int) -> None:
+    drafted = MtpStats(26, 52, 47, (0.96, 0.85), 2.57, 1.62)
+    stats = replace(
+        STATS,
+        mtp=drafted,
+        experts=STREAMED,
+        memory=MemoryStats(8_000_000_000, 7_500_000_000),
+        forecast_tps=50.0,
+    )
+    line = stats_line(finished(reason="length", stats=stats), Setting("寿司-4bit", 8192), width)
+    check(f"figures-{width}", f"{line}\n")
+    assert cell_len(line) <= width
 
 
 @pytest.mark.parametrize(

@@ -7,57 +7,65 @@ from enum import StrEnum
 from itertools import islice
 
 from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
-from rich.live import Live
-from rich.spinner import Spinner
+from rich.style import Style, StyleType
 from rich.text import Text
 
 from cli.terminal import visible
+from cli.views.flow import Flow
+from cli.views.live import Line, rendered
+from cli.views.painter import Painter
 from cli.views.units import seconds, size
 
 _TAIL_LINES = 6
 # Heading, the line under the region, and one to spare: a region taller than the screen cannot be erased.
 _OTHER_LINES = 3
 _BAR = "│ "
+# More than six lines of the widest terminal; what came before is not kept.
+_TAIL_CHARACTERS = 4096
+_SPINNER = "⠋⠙⠹⠸⠼⠴⠦⠧⠇⠏"
+_TURNS_PER_S = 10
+_DIM = Style(dim=True)
 
 
 class Thinking(StrEnum):
-    """What becomes of a thought on screen: it stays, it is folded away when it ends, or it is only counted."""
+    """What becomes of a thought on screen: it stays, it collapses to one line when it ends, or it is only counted."""
 
     show = "show"
-    fold = "fold"
+    collapse = "collapse"
+    fold = "collapse"
     hide = "hide"
 
 
 class ThoughtView:
     """Prints one thought as it comes; closed, it leaves a dim line with its time and length.
 
-    Shown, it streams dim under a heading. Folded, its last lines stand in a region that is erased at the end; hidden,
-    that region only counts. Off a terminal there is no such region: a folded thought streams, a hidden one is silent.
+    Shown, it streams dim under a heading, above a line that counts. One that collapses has its last lines in a region that is
+    erased at the end; hidden, that region only counts. Where a cursor cannot be moved there is no such region: a
+    thought that would collapse streams, a hidden one is silent.
     """
 
     def __init__(self, err: Console, mode: Thinking, clock: Callable[[], float]) -> None:
         self._err, self._clock = err, clock
         self._since = clock()
-        self._text = ""
         self._tokens = self._read_bytes = 0
-        self._streams = mode is Thinking.show or (mode is Thinking.fold and not err.is_terminal)
-        self._keeps_tail = mode is Thinking.fold
-        self._spinner = Spinner("dots", style="dim")
-        self._region: Live | None = None
-        if self._streams:
+        self._flow = Flow() if mode is Thinking.show else None
+        self._tail = _Tail(self._heading, keeps_text=mode is Thinking.collapse)
+        self._writes = mode is not Thinking.hide and not err.is_interactive
+        self._painter: Painter | None = None
+        if err.is_interactive:
+            footer = self._footer if self._flow else _no_footer
+            self._painter = Painter(err, self._flow or self._tail, footer, clock)
+        if self._writes or self._flow:
             err.print("thinking", style="dim italic")
-        elif err.is_terminal:
-            self._region = Live(
-                get_renderable=self._render, console=err, transient=True, refresh_per_second=10
-            )
-            self._region.start()
 
-    def add(self, text: str) -> None:
-        """More of the thought."""
-        if self._streams:
+    def add(self, text: str, style: StyleType = "") -> None:
+        """More of the thought; the style tells which step it came with."""
+        if self._writes:
             self._err.print(visible(text), style="dim", end="")
-        elif self._keeps_tail:
-            self._text += visible(text)
+        elif self._flow is not None:
+            self._flow.add(visible(text), style if isinstance(style, Style) and style else _DIM)
+        else:
+            self._tail.add(visible(text))
 
     def count(self, tokens: int) -> None:
         """More tokens went into it."""
@@ -67,21 +75,60 @@ class ThoughtView:
         """So much of the experts has been read for the answer so far."""
         self._read_bytes = nbytes
 
+    @property
+    def painter(self) -> Painter | None:
+        """Where there is something to repaint."""
+        return self._painter
+
     def close(self) -> None:
         """The region is gone, the line is printed, and what comes next starts below it."""
-        if self._region is not None:
-            self._region.stop()
-        if self._streams:
+        if self._painter is not None:
+            self._painter.close()
+        if self._writes:
             self._err.print()
         self._err.print(f"thought for {self._length()}\n", style="dim italic")
 
-    def _render(self) -> RenderableType:
+    def _footer(self, width: int) -> Line | None:
+        return rendered(self._err, self._heading(), width)[0]
+
+    def _heading(self) -> Text:
+        turn = int(self._clock() * _TURNS_PER_S) % len(_SPINNER)
         read = f" · {size(self._read_bytes)} of experts read" if self._read_bytes else ""
-        self._spinner.update(text=Text(f"thinking {self._length()}{read}", style="dim"))
-        return Region(self._spinner, self._text)
+        text = f"{_SPINNER[turn]} thinking {self._length()}{read}"
+        return Text(text, style="dim", no_wrap=True, overflow="ellipsis")
 
     def _length(self) -> str:
         return f"{seconds(self._clock() - self._since)} · {self._tokens} tokens"
+
+
+def _no_footer(_width: int) -> Line | None:
+    return None
+
+
+class _Tail:
+    """The last lines of a thought, under a heading; nothing of them stays."""
+
+    def __init__(self, heading: Callable[[], Text], *, keeps_text: bool) -> None:
+        self._heading, self._keeps_text = heading, keeps_text
+        self._text = ""
+
+    def add(self, text: str) -> None:
+        """More of it."""
+        if self._keeps_text:
+            self._text += text
+        if len(self._text) > 2 * _TAIL_CHARACTERS:
+            self._text = self._text[-_TAIL_CHARACTERS:]
+
+    def end(self) -> None:
+        """It is over."""
+
+    def finished(self, _console: Console, _width: int) -> list[Line]:
+        """None."""
+        return []
+
+    def unfinished(self, console: Console, width: int, _rows: int) -> list[Line]:
+        """All that is shown."""
+        return rendered(console, Region(self._heading(), self._text), width)
 
 
 class Region:

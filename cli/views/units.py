@@ -29,3 +29,8 @@ def seconds(value: float) -> str:
 def rate(tps: float) -> str:
     """Tokens per second: 91.2 tok/s, 0.21 tok/s."""
     return f"{tps:.2g} tok/s" if tps < 1 else f"{tps:.1f} tok/s"
+
+
+def tokens(count: int) -> str:
+    """How many tokens, with the thousands apart: 262,144."""
+    return f"{count:,}"

@@ -1,0 +1,104 @@
+"""When a stream is painted: soon after something came, and so rarely that it costs next to nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from threading import Event, Thread
+from typing import Protocol
+
+from rich.console import Console
+from rich.text import Text
+
+from cli.views.live import Line, LiveRegion, rendered
+
+_PAINTS_PER_S = 12
+# A paint that took long is followed by a pause so many times as long: this bounds the share of a core.
+_REST = 25
+_LONGEST_REST_S = 0.5
+
+
+class Stream(Protocol):
+    """What comes in pieces and is shown in lines."""
+
+    def end(self) -> None:
+        """No more comes."""
+        ...
+
+    def finished(self, console: Console, width: int, /) -> list[Line]:
+        """The lines that nothing changes any more; each is given once."""
+        ...
+
+    def unfinished(self, console: Console, width: int, rows: int, /) -> list[Line]:
+        """At most so many lines of the rest."""
+        ...
+
+
+class Painter:
+    """Shows one stream at the bottom of a terminal, above a line of figures.
+
+    Args:
+        footer: that line, for a width; `None` where there is none.
+    """
+
+    def __init__(
+        self,
+        console: Console,
+        stream: Stream,
+        footer: Callable[[int], Line | None],
+        clock: Callable[[], float],
+    ) -> None:
+        self._console, self._stream, self._footer, self._clock = console, stream, footer, clock
+        self._region = LiveRegion(console)
+        self._next_s = 0.0
+
+    def repaint(self) -> None:
+        """Paint what came, unless it was done just now."""
+        began = self._clock()
+        if began < self._next_s:
+            return
+        self._paint()
+        cost_s = self._clock() - began
+        self._next_s = began + max(1 / _PAINTS_PER_S, min(_REST * cost_s, _LONGEST_REST_S))
+
+    def close(self) -> None:
+        """Everything is printed for good, and nothing else is left."""
+        self._stream.end()
+        self._region.paint(self._stream.finished(self._console, self._width()), ())
+
+    def note(self, text: Text) -> None:
+        """Print a line above what is unfinished."""
+        self._paint(rendered(self._console, text, self._width()))
+
+    def _paint(self, notes: Sequence[Line] = ()) -> None:
+        width, height = self._width(), self._console.height
+        finished = [*self._stream.finished(self._console, width), *notes]
+        footer = self._footer(width)
+        feet = [] if footer is None else [footer]
+        # One row is spared: where the screen becomes a little lower, the region is still whole.
+        rows = max(1, height - 1 - len(feet))
+        self._region.paint(finished, [*self._stream.unfinished(self._console, width, rows), *feet])
+
+    def _width(self) -> int:
+        return max(2, self._console.width)
+
+
+class Pulse:
+    """Calls again and again from a thread, so that a pause leaves nothing unseen and seconds are counted."""
+
+    def __init__(self, beat: Callable[[], None], period_s: float = 1 / _PAINTS_PER_S) -> None:
+        self._beat, self._period_s = beat, period_s
+        self._stopped = Event()
+        self._thread = Thread(target=self._run, name="pulse", daemon=True)
+        self._thread.start()
+
+    def stop(self) -> None:
+        """It is not called any more once this returns."""
+        self._stopped.set()
+        self._thread.join()
+
+    def _run(self) -> None:
+        while not self._stopped.wait(self._period_s):
+            try:
+                self._beat()
+            except OSError:  # the terminal is gone: whoever writes next is told
+                return

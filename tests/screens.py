@@ -1,0 +1,75 @@
+"""A terminal that tests can look at: the screen, and what has scrolled off it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pyte
+from rich.console import Console
+
+
+class Terminal:
+    """An emulated terminal as the file of a console. It cuts lines off when it becomes narrower, as the simplest ones do.
+
+    Attributes:
+        written: all that was sent to it.
+    """
+
+    encoding = "utf-8"
+
+    def __init__(self, columns: int, lines: int = 24) -> None:
+        self.written = ""
+        self._screen = pyte.HistoryScreen(columns, lines, history=100_000, ratio=0.5)
+        self._stream = pyte.Stream(self._screen)
+
+    def write(self, text: str) -> int:
+        self.written += text
+        self._stream.feed(text.replace("\n", "\r\n"))
+        return len(text)
+
+    def flush(self) -> None:
+        pass
+
+    def isatty(self) -> bool:
+        return True
+
+    def console(self, *, color: bool = True, **options: Any) -> Console:
+        """A console on it, as the program makes them."""
+        settings = {
+            "force_terminal": True,
+            "color_system": "standard" if color else None,
+            "no_color": not color,
+            "markup": False,
+            "highlight": False,
+            "emoji": False,
+            "soft_wrap": True,
+            "legacy_windows": False,
+            "_environ": {"TERM": "xterm"},
+        }
+        console = Console(file=self, **(settings | options))  # pyright: ignore[reportArgumentType]
+        self._fit(console)
+        return console
+
+    def resize(self, columns: int, lines: int, *consoles: Console) -> None:
+        self._screen.resize(lines, columns)
+        for console in consoles:
+            self._fit(console)
+
+    def _fit(self, console: Console) -> None:
+        console.size = (self._screen.columns, self._screen.lines)  # pyright: ignore[reportAttributeAccessIssue]
+
+    def rows(self) -> list[str]:
+        """All rows from the first that ever was, without the empty ones at the end."""
+        lines = [*self._screen.history.top, *(self._screen.buffer[y] for y in range(self._screen.lines))]
+        rows = ["".join(line[x].data for x in range(self._screen.columns)).rstrip() for line in lines]
+        while rows and not rows[-1]:
+            rows.pop()
+        return rows
+
+    def text(self) -> str:
+        return "\n".join(self.rows()) + "\n"
+
+    @property
+    def column(self) -> int:
+        """Where the cursor stands."""
+        return self._screen.cursor.x
