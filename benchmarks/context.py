@@ -76,11 +76,12 @@ def _layers(arguments: argparse.Namespace) -> None:
     for bits in arguments.kv:
         _chunk_and_tokens(model, arguments.chunk + 1, arguments.chunk, bits)
     for length in arguments.lengths:
+        read = min(arguments.chunk, length)
         for bits in arguments.kv:
-            chunk, decode_s, held_bytes = _chunk_and_tokens(model, length, arguments.chunk, bits)
+            chunk, decode_s, held_bytes = _chunk_and_tokens(model, length, read, bits)
             print(
                 f"| {length:,} | {bits} | {held_bytes / 1e6:,.1f} | {chunk.seconds:.2f} "
-                f"| {arguments.chunk / chunk.seconds:,.1f} | {1e3 * decode_s:.1f} | {chunk.peak_bytes / 1e6:,.0f} |",
+                f"| {read / chunk.seconds:,.1f} | {1e3 * decode_s:.1f} | {chunk.peak_bytes / 1e6:,.0f} |",
                 flush=True,
             )
     print()
@@ -124,7 +125,7 @@ def _attention(arguments: argparse.Namespace) -> None:
     print("|---:|---:|---:|---:|---:|---:|---:|")
     for length in arguments.lengths:
         for bits in arguments.kv:
-            ours, theirs = _beside(length, arguments.chunk, bits, arguments.repeats)
+            ours, theirs = _beside(length, min(arguments.chunk, length), bits, arguments.repeats)
             print(
                 f"| {length:,} | {bits} | {1e3 * ours.seconds:,.1f} | {1e3 * theirs.seconds:,.1f} "
                 f"| {theirs.seconds / ours.seconds:.2f}× | {ours.peak_bytes / 1e6:,.0f} | {theirs.peak_bytes / 1e6:,.0f} |",
