@@ -15,12 +15,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from fakes.engine import ScriptedSession, finished
 from program import PROGRAM, ROOT, Screen, environment, start_in_terminal
 
 from cli.answering import answer
 from cli.main import main
 from mlx_qnext import Engine
 from mlx_qnext.generate.events import Finished
+from mlx_qnext.generate.request import GenerationConfig
 from mlx_qnext.generate.saved import identity_of
 from mlx_qnext.sessions.library import SessionLibrary
 from mlx_qnext.sessions.manifest import write_manifest
@@ -333,6 +335,40 @@ class TestCommands:
         with library.open("notes"):
             assert qnext("sessions", "delete", "--yes", "notes").code == 11
         assert len(library.list()) == 2
+
+
+class TestSettings:
+    @pytest.fixture
+    def asked(self, monkeypatch: pytest.MonkeyPatch) -> list[GenerationConfig]:
+        """What every question was asked with; none is answered."""
+        seen: list[GenerationConfig] = []
+
+        def fake(*arguments: Any) -> Finished:
+            seen.append(arguments[2])
+            return finished()
+
+        monkeypatch.setattr("cli.talk.answer", fake)
+        monkeypatch.setattr("cli.generate.answer", fake)
+        monkeypatch.setattr("cli.generate.load_engine", lambda *_: ScriptedEngine())
+        return seen
+
+    def test_a_full_context_drops_turns_of_a_chat_and_refuses_a_prompt(
+        self, chat: Qnext, qnext: Qnext, asked: list[GenerationConfig]
+    ) -> None:
+        chat("hi", options=["--no-save"])
+        chat("hi", options=["--no-save", "--when-full", "stop"])
+        qnext("generate", "hi")
+        qnext("generate", "hi", "--when-full", "drop")
+        assert [config.when_full for config in asked] == ["drop", "stop", "stop", "drop"]
+
+    def test_a_retry_moves_a_fixed_seed_on(self, chat: Qnext, asked: list[GenerationConfig]) -> None:
+        chat("hi", "/retry", "/retry", "ho", options=["--no-save", "--seed", str(2**64 - 1)])
+        assert [config.seed for config in asked] == [2**64 - 1, 0, 1, 1]
+
+
+class ScriptedEngine:
+    def session(self) -> ScriptedSession:
+        return ScriptedSession()
 
 
 @pytest.mark.slow
