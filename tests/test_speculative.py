@@ -190,7 +190,7 @@ rounds = st.lists(st.tuples(st.integers(0, 4), st.integers(0, 4)), min_size=1, m
 ends = st.sampled_from(["eos", "limit", "stop string", "cancel", "leave"])
 
 
-@settings(max_examples=8, deadline=None)
+@settings(max_examples=6, deadline=None)
 @given(rounds, ends, st.data())
 def test_after_any_rounds_and_any_end_the_session_holds_exactly_what_was_emitted(
     engine: Engine, known: Known, pattern: list[tuple[int, int]], end: str, data: st.DataObject
@@ -199,7 +199,7 @@ def test_after_any_rounds_and_any_end_the_session_holds_exactly_what_was_emitted
 
 
 @pytest.mark.slow
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=15, deadline=None)
 @given(rounds, ends, st.data())
 def test_after_many_more_rounds_too(
     engine: Engine, known: Known, pattern: list[tuple[int, int]], end: str, data: st.DataObject
@@ -244,7 +244,7 @@ def check_rounds(
     assert emitted(session, question, brief) == emitted(engine.session(), question, brief)
 
 
-@settings(max_examples=5, deadline=None)
+@settings(max_examples=4, deadline=None)
 @given(st.lists(st.sampled_from([None, 0, 1, 3, 4]), min_size=2, max_size=4), st.data())
 def test_turns_that_draft_and_turns_that_do_not_leave_one_memory(
     engine: Engine, depths: list[int | None], data: st.DataObject
@@ -303,7 +303,7 @@ def test_sampled_groups_of_the_trained_model_follow_plain_samplings_distribution
     *_, read = prefill(model, timeline, prompt, drafter=drafter)
     hidden = read.hidden
     start = timeline.cache.snapshot()
-    draws, counts = 500, Counter[tuple[int, ...]]()
+    draws, counts = 250, Counter[tuple[int, ...]]()
     for seed in range(draws):
         timeline.cache.rewind(start)
         del timeline.tokens[len(prompt) :]
