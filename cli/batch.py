@@ -38,7 +38,12 @@ def batch(
         str, typer.Option("--out", "-o", metavar="<file>", help="Where results go; - is stdout.")
     ] = _STREAM,
     concurrency: Annotated[
-        int, typer.Option("--concurrency", "-n", help="How many answers are decoded together, at most.")
+        int,
+        typer.Option(
+            "--concurrency",
+            "-n",
+            help="How many answers are decoded together, at most; with more than 1 nothing is drafted.",
+        ),
     ] = 1,
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on with --out: answer what it has no results of.")
@@ -82,6 +87,10 @@ def batch(
     if concurrency < 1:
         raise UsageError(f"--concurrency is {concurrency}, expected at least 1.")
     err = terminal.err()
+    if concurrency > 1 and config.draft:
+        terminal.note(
+            err, "Answers that are decoded together are not drafted: --draft counts for nothing here."
+        )
     asked = entries(_content(source), source, system, config)
     with _results(out, resume) as results:
         view = BatchView(err, shows=not _is_watched(out))
