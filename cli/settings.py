@@ -10,6 +10,7 @@ from typing import Any, get_args, get_type_hints
 from cli import options
 from cli.options import Room
 from mlx_qnext.generate.request import GenerationConfig, WhenFull
+from mlx_qnext.hub import ALIASES
 
 
 @dataclass(frozen=True)
@@ -67,7 +68,8 @@ class Settings:
     def facts(self) -> dict[str, Any]:
         """JSON, from which `after` reads them. A model in a folder is found from everywhere."""
         model = self.model
-        if model is not None and Path(model).is_dir():
+        # An alias is one, whatever folder lies here.
+        if model is not None and model not in ALIASES and Path(model).is_dir():
             model = str(Path(model).absolute())
         return asdict(self) | {"model": model, "stop": list(self.stop)}
 

@@ -47,7 +47,8 @@ def test_what_was_saved_and_cannot_be_meant_is_left_out() -> None:
 def test_a_model_in_a_folder_is_found_from_everywhere(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    (tmp_path / "weights").mkdir()
+    for name in ("weights", "thinking-4bit"):
+        (tmp_path / name).mkdir()
     monkeypatch.chdir(tmp_path)
     assert replace(PLAIN, model="weights").facts()["model"] == str(tmp_path / "weights")
     assert replace(PLAIN, model="thinking-4bit").facts()["model"] == "thinking-4bit"
