@@ -24,7 +24,8 @@ class Terminal:
 
     def write(self, text: str) -> int:
         self.written += text
-        self._stream.feed(text.replace("\n", "\r\n"))
+        # The emulator drops what follows a joiner.
+        self._stream.feed(text.replace("\n", "\r\n").replace("\u200d", ""))
         return len(text)
 
     def flush(self) -> None:
@@ -37,7 +38,7 @@ class Terminal:
         """A console on it, as the program makes them."""
         settings = {
             "force_terminal": True,
-            "color_system": "standard" if color else None,
+            "color_system": "standard",
             "no_color": not color,
             "markup": False,
             "highlight": False,
@@ -55,8 +56,12 @@ class Terminal:
         for console in consoles:
             self._fit(console)
 
+    @property
+    def size(self) -> tuple[int, int]:
+        return self._screen.columns, self._screen.lines
+
     def _fit(self, console: Console) -> None:
-        console.size = (self._screen.columns, self._screen.lines)  # pyright: ignore[reportAttributeAccessIssue]
+        console.size = self.size  # pyright: ignore[reportAttributeAccessIssue]
 
     def rows(self) -> list[str]:
         """All rows from the first that ever was, without the empty ones at the end."""

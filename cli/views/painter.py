@@ -96,6 +96,11 @@ class Pulse:
         self._stopped.set()
         self._thread.join()
 
+    @property
+    def is_alive(self) -> bool:
+        """Whether it may beat."""
+        return self._thread.is_alive()
+
     def _run(self) -> None:
         while not self._stopped.wait(self._period_s):
             try:

@@ -15,13 +15,13 @@ class Shading:
     """A style for each group: none for a single token, two in turns for groups of several, so that neighbours differ."""
 
     def __init__(self, console: Console) -> None:
-        coloured = console.color_system is not None and not console.no_color
-        self._shades = _SHADES if coloured else _WITHOUT_COLOUR
+        self._shades = _WITHOUT_COLOUR if console.no_color else _SHADES
         self._groups = 0
 
     def style(self, tokens: int) -> Style:
         """How the next group is shown, of so many tokens."""
         if tokens < 2:
             return _PLAIN
+        shade = self._shades[self._groups % len(self._shades)]
         self._groups += 1
-        return self._shades[self._groups % 2]
+        return shade
