@@ -92,7 +92,10 @@ class TestRoundTrip:
         with library.open("one") as opened:
             assert same(opened.frozen(IDENTITY), Frozen({}, {"position": 0}))
 
-    def test_arrays_are_let_go_of_one_by_one(self, library: SessionLibrary) -> None:
+    def test_arrays_are_let_go_of_as_they_are_written(
+        self, library: SessionLibrary, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(cache_file, "BATCH_BYTES", 1 << 20)
         frozen = Frozen({str(n): mx.full((1 << 18,), n, mx.float32) for n in range(16)}, {})
         mx.clear_cache()
         mx.reset_peak_memory()

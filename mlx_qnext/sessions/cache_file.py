@@ -1,4 +1,4 @@
-"""A cache as one safetensors file: written from MLX's memory array by array, and read with every byte compared.
+"""A cache as one safetensors file: written from MLX's memory, and read with every byte compared.
 
 Of each tensor's bytes the CRC-32 is kept. It finds every damage of up to 32 bits in a row and all but one in 2³² of others, and
 costs half of what SHA-256 does; against somebody who may write to the user's own files no digest beside them helps.
@@ -10,7 +10,7 @@ import errno
 import json
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from hashlib import sha256
 from pathlib import Path
@@ -39,6 +39,8 @@ _DTYPES = {
     mx.uint64: "U64",
     mx.int64: "I64",
 }
+# Arrays are computed and read so many bytes at a time.
+BATCH_BYTES = 64 << 20
 # An interrupt is heard between two writes.
 _WRITE_BYTES = 16 << 20
 _THREADS = 8
@@ -47,8 +49,8 @@ _THREADS = 8
 def write_cache(path: Path, frozen: Frozen) -> tuple[int, str, dict[str, int]]:
     """The cache is in the new file `path`, on the disk itself; returns its size, its header's digest, and its tensors'.
 
-    Arrays are computed, written and let go of one by one, which leaves `frozen` without any. MLX's own writer would leave all
-    of them computed, which takes the memory of a second cache, knows no digests, and hears of an interrupt when it is done.
+    Arrays are computed, written and let go of a few at a time, which leaves `frozen` without any. MLX's own writer would leave
+    all of them computed, which takes the memory of a second cache, and would hear of an interrupt only when it is done.
 
     Raises:
         OSError: the disk refuses. After this or any other failure there is no such file.
@@ -74,25 +76,38 @@ def write_cache(path: Path, frozen: Frozen) -> tuple[int, str, dict[str, int]]:
 
 def _write_arrays(descriptor: int, offset: int, arrays: dict[str, mx.array]) -> dict[str, int]:
     digests: dict[str, int] = {}
-    with ThreadPoolExecutor(1) as pool:
-        for name in list(arrays):
-            content = _bytes_of(arrays.pop(name))
-            digest = pool.submit(crc32, content)
-            for start in range(0, content.nbytes, _WRITE_BYTES):
-                write_at(descriptor, content[start : start + _WRITE_BYTES], offset + start)
-            offset += content.nbytes
-            digests[name] = digest.result()
+    with ThreadPoolExecutor(_THREADS) as pool:
+        for names in _batches(arrays):
+            contents = _bytes_of([arrays.pop(name) for name in names])
+            found = pool.map(crc32, contents)
+            for content in contents:
+                for start in range(0, content.nbytes, _WRITE_BYTES):
+                    write_at(descriptor, content[start : start + _WRITE_BYTES], offset + start)
+                offset += content.nbytes
+            digests |= zip(names, found, strict=True)
     return digests
 
 
-def _bytes_of(array: mx.array) -> memoryview:
-    """The array's own memory, which is as long alive as this."""
-    if not array.nbytes:
-        return memoryview(b"")
+def _batches(arrays: Mapping[str, mx.array]) -> list[list[str]]:
+    """The names in their order, as many at a time as are worth waking another thread for."""
+    batches: list[list[str]] = [[]]
+    nbytes = 0
+    for name, array in arrays.items():
+        if nbytes >= BATCH_BYTES:
+            batches.append([])
+            nbytes = 0
+        batches[-1].append(name)
+        nbytes += array.nbytes
+    return batches
+
+
+def _bytes_of(arrays: Sequence[mx.array]) -> list[memoryview]:
+    """The arrays' own memory, which is as long alive as these."""
     # Python has no name for bfloat16.
-    whole = mx.contiguous(array.view(mx.uint16) if array.dtype == mx.bfloat16 else array)
+    named = [array.view(mx.uint16) if array.dtype == mx.bfloat16 else array for array in arrays]
+    whole = [mx.contiguous(array) for array in named]
     mx.eval(whole)
-    return memoryview(cast(Any, whole)).cast("B")
+    return [memoryview(cast(Any, array)).cast("B") if array.nbytes else memoryview(b"") for array in whole]
 
 
 def read_cache(path: Path, entry: CacheEntry) -> Frozen:
@@ -141,7 +156,11 @@ def _checked_facts(path: Path, entry: CacheEntry) -> dict[str, Any]:
 
 
 def _changed(arrays: Mapping[str, mx.array], digests: Mapping[str, int]) -> str | None:
-    """The first tensor whose bytes are others; those that are read already are compared while the next one is."""
+    """The first tensor whose bytes are others; those that are read already are compared while the next ones are."""
     with ThreadPoolExecutor(_THREADS) as pool:
-        found = [(name, pool.submit(crc32, _bytes_of(array))) for name, array in arrays.items()]
+        found = [
+            (name, pool.submit(crc32, content))
+            for names in _batches(arrays)
+            for name, content in zip(names, _bytes_of([arrays[name] for name in names]), strict=True)
+        ]
     return next((name for name, digest in found if digest.result() != digests[name]), None)
