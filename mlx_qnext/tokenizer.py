@@ -38,15 +38,15 @@ class Prompt:
         text: the rendered template, the generation prompt included.
         token_ids: its tokens.
         system_tokens: how many leading tokens depend on the system message and the tools alone; 0 where that cannot be told.
-        history_tokens: how many leading tokens do not depend on the generation prompt. The next turn's prompt
-            usually shares these, so a snapshot of the cache belongs here.
+        lasting_tokens: how many leading tokens the next turn's prompt begins with again, whatever the answer: all, but for a
+            thought that is opened here and taken out later.
         opens_thinking: the prompt ends inside a thought.
     """
 
     text: str
     token_ids: tuple[int, ...]
     system_tokens: int
-    history_tokens: int
+    lasting_tokens: int
     opens_thinking: bool
 
 
@@ -179,13 +179,12 @@ class Tokenizer:
     ) -> Prompt:
         """The conversation in tokens, up to where the assistant goes on; arguments and errors as in `render`."""
         text = self.render(messages, tools, thinking)
-        history = self.render(messages, tools, thinking, generation_prompt=False)
         token_ids = tuple(self.encode(text))
         return Prompt(
             text=text,
             token_ids=token_ids,
             system_tokens=self._system_tokens(token_ids, messages, tools, thinking),
-            history_tokens=_shared_length(token_ids, self.encode(history)),
+            lasting_tokens=self._lasting_tokens(token_ids, messages, tools, thinking),
             opens_thinking=opens_thinking(text),
         )
 
@@ -208,6 +207,22 @@ class Tokenizer:
         while shared and (shared == len(one) or one[shared] not in self._added_ids):
             shared -= 1
         return tuple(one[:shared])
+
+    def _lasting_tokens(
+        self,
+        token_ids: Sequence[int],
+        messages: Sequence[Message],
+        tools: Sequence[Mapping[str, Any]] | None,
+        thinking: bool | None,
+    ) -> int:
+        probe = _PROBES[0]
+        answered = [{"role": "assistant", "content": probe}, {"role": "user", "content": probe}]
+        # A template may refuse an answer here; then the messages themselves last.
+        try:
+            text = self.render([*messages, *answered], tools, thinking, generation_prompt=False)
+        except TokenizerError:
+            text = self.render(messages, tools, thinking, generation_prompt=False)
+        return _shared_length(token_ids, self.encode(text))
 
     def _system_tokens(
         self,

@@ -21,6 +21,7 @@ from mlx_qnext.generate.checkpoints import Marks
 from mlx_qnext.generate.events import Finished, Notice
 from mlx_qnext.generate.prefill import prefill
 from mlx_qnext.generate.timeline import Timeline, shared_length
+from mlx_qnext.model import sweep as sweep_module
 
 BRIEF = GenerationConfig(temperature=0.0, seed=0, max_tokens=4)
 SYSTEM = [{"role": "system", "content": "Be brief."}]
@@ -78,7 +79,7 @@ class Conversation:
         asked = [*self.messages, user(text)]
         config = replace(BRIEF, draft=self.draft, thinking=None if thinking else False)
         prompt = self.engine.tokenizer.prompt(asked, None, config.thinking)
-        shared = shared_length(self.session.tokens, prompt.token_ids[:-1])
+        shared = shared_length(self.session.tokens, prompt.token_ids)
         answer = finished(self.session, asked, config)
         assert answer.stats.cached_tokens <= shared
         assert answer.stats.prompt_tokens == len(prompt.token_ids)
@@ -190,7 +191,7 @@ class TestTurns:
         marks = []
         for question in QUESTIONS[:3]:
             messages = [*messages, user(question)]
-            marks.append(engine.tokenizer.prompt(messages).history_tokens)
+            marks.append(engine.tokenizer.prompt(messages).lasting_tokens)
             messages = [*messages, reply(finished(session, messages))]
         again = finished(session, messages[:-1])
         assert again.stats.cached_tokens >= marks[2]
@@ -239,20 +240,28 @@ class TestReadingAhead:
             engine.tokenizer.common_start(messages)
         )
 
-    def test_cancelled_it_keeps_what_it_read(self, engine: Engine) -> None:
+    @pytest.mark.parametrize(("layers", "kept"), [(3, 0), (11, 1)])
+    def test_cancelled_it_ends_after_the_layer_and_keeps_whole_spans(
+        self, engine: Engine, layers: int, kept: int
+    ) -> None:
         session = engine.session()
         messages = [*SYSTEM, user("Hello"), {"role": "assistant", "content": "one two three " * 60}]
-        cancelled = threading.Event()
-        step = engine.model.hidden
+        cancelled, passed = threading.Event(), 0
+        step = sweep_module._mix
 
-        def last_step(*arguments: Any) -> mx.array:
-            cancelled.set()
+        def counted(*arguments: Any) -> mx.array:
+            nonlocal passed
+            passed += 1
+            if passed == layers:
+                cancelled.set()
             return step(*arguments)
 
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(type(engine.model), "hidden", lambda _, *arguments: last_step(*arguments))
+            patch.setattr(sweep_module, "_mix", counted)
             read = session.read_ahead(messages, cancelled=cancelled)
-        assert 0 < read < len(engine.tokenizer.common_start(messages))
+        assert passed == layers
+        assert (read > 0) == bool(kept)
+        assert read < len(engine.tokenizer.common_start(messages))
         check_whole(session, engine)
         assert session.read_ahead(messages, cancelled=cancelled) == 0
 
@@ -324,7 +333,7 @@ class TestFreezing:
         check_whole(session, engine)
         again = finished(session, [*SYSTEM, user(QUESTIONS[0])], replace(BRIEF, draft=2))
         assert (
-            again.stats.cached_tokens == engine.tokenizer.prompt([*SYSTEM, user(QUESTIONS[0])]).history_tokens
+            again.stats.cached_tokens == engine.tokenizer.prompt([*SYSTEM, user(QUESTIONS[0])]).lasting_tokens
         )
 
     def test_its_arrays_hold_no_more_than_what_is_in_use(self, engine: Engine, frozen: Frozen) -> None:

@@ -119,7 +119,7 @@ def test_the_next_turn_reads_only_what_is_new(engine: Engine) -> None:
     first = finished(session.generate(SUM, GREEDY))
     messages = answered(SUM, first, "And plus 10?")
     second = finished(session.generate(messages, GREEDY))
-    history = engine.tokenizer.prompt(SUM).history_tokens
+    history = engine.tokenizer.prompt(SUM).lasting_tokens
     assert first.stats.cached_tokens == 0
     assert second.stats.cached_tokens >= history
     assert "142" in second.text
@@ -138,13 +138,13 @@ def test_continuing_gives_what_a_fresh_session_gives(engine: Engine) -> None:
     )
 
 
-def test_asking_again_reads_only_the_generation_prompt(engine: Engine) -> None:
-    session = engine.session()
-    first = finished(session.generate(SUM, BRIEF))
-    again = finished(session.generate(SUM, BRIEF))
-    prompt = engine.tokenizer.prompt(SUM)
+@pytest.mark.parametrize("draft", [0, 2])
+def test_asking_again_reads_nothing(engine: Engine, draft: int) -> None:
+    session, config = engine.session(), replace(BRIEF, draft=draft)
+    first = finished(session.generate(SUM, config))
+    again = finished(session.generate(SUM, config))
     assert again.thinking == first.thinking
-    assert again.stats.cached_tokens == prompt.history_tokens
+    assert again.stats.cached_tokens == again.stats.prompt_tokens
 
 
 @pytest.mark.parametrize("after_tokens", [1, 5])

@@ -156,35 +156,35 @@ def test_text_that_is_not_unicode_is_refused(folder):
         Tokenizer.from_folder(folder).encode("ab\udcff")
 
 
-def test_a_prompt_says_what_it_shares_with_its_history_and_whether_it_thinks(qwen_folder):
+def test_a_prompt_says_what_lasts_of_it_and_whether_it_thinks(qwen_folder):
     tokenizer = Tokenizer.from_folder(qwen_folder)
     prompt = tokenizer.prompt(HELLO)
     assert prompt.text == "<|im_start|>user\nhello<|im_end|>\n<|im_start|>assistant\n<think>\n"
     assert prompt.token_ids == tuple(tokenizer.encode(prompt.text))
-    assert tokenizer.decode(prompt.token_ids[prompt.history_tokens :]) == "assistant\n<think>\n"
+    assert tokenizer.decode(prompt.token_ids[prompt.lasting_tokens :]) == "<think>\n"
     assert prompt.opens_thinking
 
 
-def test_a_prompt_that_skips_the_thought_shares_the_same_history(qwen_folder):
+def test_of_a_prompt_that_skips_the_thought_the_same_lasts(qwen_folder):
     tokenizer = Tokenizer.from_folder(qwen_folder)
     skipping = tokenizer.prompt(HELLO, thinking=False)
     assert not skipping.opens_thinking
     assert skipping.text.endswith("<think>\n\n</think>\n\n")
-    assert skipping.history_tokens == tokenizer.prompt(HELLO).history_tokens
+    assert skipping.lasting_tokens == tokenizer.prompt(HELLO).lasting_tokens
 
 
-def test_the_next_turn_begins_with_the_history_of_this_one(qwen_folder):
+def test_the_next_turn_begins_with_what_lasts_of_this_one(qwen_folder):
     tokenizer = Tokenizer.from_folder(qwen_folder)
     turns = [*HELLO, {"role": "assistant", "reasoning_content": "greet", "content": "Hi."}, *HELLO]
     first, second = tokenizer.prompt(HELLO), tokenizer.prompt(turns)
-    assert second.token_ids[: first.history_tokens] == first.token_ids[: first.history_tokens]
+    assert second.token_ids[: first.lasting_tokens] == first.token_ids[: first.lasting_tokens]
     assert "greet" not in second.text
 
 
-def test_a_template_without_generation_prompt_is_all_history(folder):
+def test_what_a_template_never_takes_back_lasts(folder):
     write_settings(folder, chat_template="{{ messages[0].content }}")
     prompt = Tokenizer.from_folder(folder).prompt(HELLO)
-    assert prompt.history_tokens == len(prompt.token_ids)
+    assert prompt.lasting_tokens == len(prompt.token_ids)
 
 
 def test_the_detokenizer_streams_what_decode_gives_at_once(folder):

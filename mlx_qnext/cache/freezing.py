@@ -33,6 +33,8 @@ def freeze(cache: HybridCache, snapshots: Sequence[Snapshot]) -> Frozen:
         prefix = f"snapshots.{number}."
         for at, states in zip(_recurrent_indices(cache), snapshot.states, strict=True):
             arrays |= _named(f"{prefix}layers.{at}.", states)
+        if snapshot.hidden is not None:
+            arrays[f"{prefix}hidden"] = snapshot.hidden
         facts["snapshots"].append(
             {"position": snapshot.position, "head": _freeze_mark(snapshot.head, prefix, arrays)}
         )
@@ -134,7 +136,10 @@ class _Thawing:
             self._states(f"{prefix}layers.{at}.", position) for at in _recurrent_indices(self._cache)
         )
         head = None if facts["head"] is None else self._mark(facts["head"], prefix)
-        return Snapshot(position, states, head)
+        hidden = self._arrays.get(f"{prefix}hidden")
+        if hidden is not None:
+            check_shapes(f"{prefix}hidden", [hidden], [(1, 1, self._shapes.hidden)])
+        return Snapshot(position, states, head, hidden)
 
     def _mark(self, facts: Mapping[str, Any], prefix: str) -> HeadMark:
         entries, waiting = _count(facts["entries"]), _count(facts["waiting"])

@@ -30,11 +30,13 @@ class Snapshot:
 
     Attributes:
         head: where the MTP head was; `None` where it had not followed, or there is none.
+        hidden: the trunk's state there, `[1, 1, hidden]`, where an answer may begin without reading anything.
     """
 
     position: int
     states: States
     head: HeadMark | None
+    hidden: mx.array | None = None
 
 
 class HybridCache:
@@ -66,11 +68,12 @@ class HybridCache:
             self.head.shorten(tokens)
         self.position -= tokens
 
-    def snapshot(self, states: States | None = None) -> Snapshot:
-        """This position, to which `rewind` can return; `states` are the recurrent layers' where they have already gone on."""
+    def snapshot(self, states: States | None = None, hidden: mx.array | None = None) -> Snapshot:
+        """This position, to which `rewind` can return; `states` are the recurrent layers' where they have already gone on, and
+        `hidden` is the trunk's."""
         head = self.head.mark() if self.head is not None and self.head_follows else None
         held = tuple(tuple(layer.cache) for layer in self.recurrent) if states is None else states
-        return Snapshot(self.position, held, head)
+        return Snapshot(self.position, held, head, hidden)
 
     def rewind(self, snapshot: Snapshot) -> None:
         """Return to a snapshot of this timeline; what came after it is forgotten, a pass that broke off in some layer too.

@@ -152,7 +152,7 @@ class _Batch:
             engine.model,
             self._timeline,
             tokens,
-            marks=Marks(prompt.system_tokens, prompt.history_tokens),
+            marks=Marks(prompt.system_tokens, prompt.lasting_tokens),
             chunk_tokens=engine.plan.chunk_tokens,
             span_tokens=engine.plan.span_tokens,
         )

@@ -44,7 +44,7 @@ def in_reading_order(
         sound.sort(key=lambda each: each.prompt.token_ids)
         marks = partings([each.prompt.token_ids for each in sound])
         for each, (system, turn) in zip(sound, marks, strict=True):
-            yield replace(each, prompt=replace(each.prompt, system_tokens=system, history_tokens=turn))
+            yield replace(each, prompt=replace(each.prompt, system_tokens=system, lasting_tokens=turn))
 
 
 def partings(prompts: Sequence[Sequence[int]]) -> list[Marks]:

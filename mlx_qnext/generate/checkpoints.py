@@ -16,8 +16,7 @@ class Marks(NamedTuple):
 
     Attributes:
         system: the end of the system message and the tools: any other conversation with these goes on from there.
-        turn: the end of the last message, before the assistant is asked to go on: there the next prompt leaves this one, where
-            the template strips thoughts.
+        turn: what the next turn's prompt begins with again: there it leaves this one, where thoughts are stripped.
     """
 
     system: int = 0
@@ -60,9 +59,13 @@ class Checkpoints:
     def add(self, snapshot: Snapshot) -> None:
         """Keep this one too, none of which lies beyond it; at the position of another it takes its place."""
         if self._kept and self._kept[-1].position == snapshot.position:
-            # The same states; only one of the two may know where the head was.
-            snapshot = replace(snapshot, head=snapshot.head or self._kept[-1].head)
-            self._kept[-1] = snapshot
+            # The same states; only one of the two may know where the head was, and what the trunk's own was.
+            there = self._kept[-1]
+            head, hidden = (
+                snapshot.head or there.head,
+                there.hidden if snapshot.hidden is None else snapshot.hidden,
+            )
+            self._kept[-1] = replace(snapshot, head=head, hidden=hidden)
         elif snapshot.position > self.start.position:
             self._kept.append(snapshot)
         if len(self._kept) > self._most:

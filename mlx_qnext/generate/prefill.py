@@ -45,6 +45,7 @@ def prefill(
     drafter: Drafter | None = None,
     chunk_tokens: int | None = None,
     span_tokens: int = DEFAULT_SPAN_TOKENS,
+    layerwise: bool = False,
 ) -> Generator[Progress, None, None]:
     """Run the tokens of `prompt` that the timeline lacks.
 
@@ -56,13 +57,15 @@ def prefill(
         chunk_tokens: how many tokens may go through a mixer together, which is the grain of progress and cancellation too;
             `None` is what suits the device.
         span_tokens: how many tokens may go through the layers together where experts have to be fetched.
+        layerwise: go through the layers one by one even where they need not: then it can be left after each of them, as if the
+            span had not been begun.
 
     Raises:
         CheckpointError: an expert cannot be read.
     """
     chunk_tokens = chunk_tokens or LARGEST_CHUNK_TOKENS[backend()]
     timeline.checkpoints.marks = marks
-    return _Prefill(model, timeline, prompt, marks, chunk_tokens, span_tokens, drafter).steps()
+    return _Prefill(model, timeline, prompt, marks, chunk_tokens, span_tokens, drafter, layerwise).steps()
 
 
 @dataclass(frozen=True)
@@ -76,11 +79,13 @@ class _Prefill:
     chunk_tokens: int
     span_tokens: int
     drafter: Drafter | None
+    layerwise: bool
 
     def steps(self) -> Generator[Progress, None, None]:
-        self.timeline.cache.reserve(len(self.prompt))
         while (start := self.timeline.cache.position) < len(self.prompt):
-            if self.model.complete:
+            # Again after the first tokens, or the cache would go on growing by a prompt's length.
+            self.timeline.cache.reserve(len(self.prompt))
+            if self.model.complete and not self.layerwise:
                 yield self._chunk(start)
             else:
                 yield from self._span(start)
@@ -134,7 +139,9 @@ class _Prefill:
             self.drafter.catch_up()
         mx.eval(last, self.timeline.cache.arrays())
         if self._remembered([end]):
-            self.timeline.remember(recurrent)
+            # Contiguous, so that it does not keep a chunk's states alive.
+            hidden = mx.contiguous(last) if end == len(self.prompt) else None
+            self.timeline.remember(recurrent, hidden)
         return Progress(end, last)
 
     def _ends(self, start: int, stop: int) -> list[int]:

@@ -16,8 +16,8 @@ from mlx_qnext.generate.timeline import Timeline
 from mlx_qnext.model.qwen3_next import Model
 from mlx_qnext.ops.device import Backend, backend
 
-# The grain of cancelling: whoever waits for the pass at hand waits for work that was to be done anyway.
-_CHUNK_TOKENS = {Backend.CPU: 32, Backend.METAL: 128, Backend.CUDA: 128}
+# Where all experts are in memory. What is cancelled within a span is read again; longer ones are read faster.
+_SPAN_TOKENS = {Backend.CPU: 64, Backend.METAL: 256, Backend.CUDA: 256}
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ class ReadingAhead:
     def read(self, tokens: Sequence[int], cancelled: threading.Event) -> int:
         """Bring `tokens` into the cache, until `cancelled` is set; returns how many of them were not there before.
 
-        The position reached in the end is remembered, as far as it was reached.
+        It ends after the layer at hand, because whoever cancels it waits. The position is remembered where all was read.
 
         Raises:
             CheckpointError: an expert cannot be read; the timeline is at a position that it remembers.
@@ -47,8 +47,9 @@ class ReadingAhead:
                 tokens,
                 marks=self.timeline.checkpoints.marks,
                 drafter=self.drafter,
-                chunk_tokens=_CHUNK_TOKENS[backend()],
-                span_tokens=self.plan.span_tokens,
+                chunk_tokens=self.plan.chunk_tokens,
+                span_tokens=_SPAN_TOKENS[backend()] if self.model.complete else self.plan.span_tokens,
+                layerwise=True,
             )
             with closing(steps):
                 for _ in steps:

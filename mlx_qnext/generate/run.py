@@ -80,16 +80,15 @@ class Run:
         """Bring the prompt into the cache; returns its last hidden state, or `None` when cancelled on the way."""
         tokens = self.prompt.token_ids
         drafter = self.speculation.drafter if self.speculation is not None else None
-        # The last token has to be read again: its state starts the answer.
-        self.cached_tokens = self.timeline.reuse(tokens[:-1], drafting=drafter is not None)
+        self.cached_tokens = self._reuse(drafting=drafter is not None)
         self.watch.prefill_starts()
         yield PrefillProgress(self.cached_tokens, len(tokens), self.cached_tokens)
-        hidden: mx.array | None = None
+        hidden = self.timeline.hidden
         steps = prefill(
             self.model,
             self.timeline,
             tokens,
-            marks=Marks(self.prompt.system_tokens, self.prompt.history_tokens),
+            marks=Marks(self.prompt.system_tokens, self.prompt.lasting_tokens),
             drafter=drafter,
             chunk_tokens=self.plan.chunk_tokens,
             span_tokens=self.plan.span_tokens,
@@ -103,6 +102,14 @@ class Run:
                 if self.cancelled.is_set():
                     return None
         return hidden
+
+    def _reuse(self, *, drafting: bool) -> int:
+        """Go back to what the prompt shares; where that is all of it, its last token's state has to be known."""
+        tokens = self.prompt.token_ids
+        held = self.timeline.reuse(tokens, drafting=drafting)
+        if held == len(tokens) and self.timeline.hidden is None:
+            held = self.timeline.reuse(tokens[:-1], drafting=drafting)
+        return held
 
     def _say(self, hidden: mx.array) -> Iterator[Event]:
         """Decode until the answer ends, is full, or is cancelled."""

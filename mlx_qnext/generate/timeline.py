@@ -57,14 +57,21 @@ class Timeline:
         del self.tokens[self.cache.position :]
         self._last = count, verification
 
-    def remember(self, states: States | None = None) -> None:
+    @property
+    def hidden(self) -> mx.array | None:
+        """The trunk's state `[1, 1, hidden]` of the last token, where it is remembered."""
+        last = self.checkpoints.last
+        return last.hidden if last.position == self.cache.position else None
+
+    def remember(self, states: States | None = None, hidden: mx.array | None = None) -> None:
         """Keep this position to come back to, with recurrent `states` where they have already gone on.
 
+        With the trunk's state `hidden` of the last token an answer can begin there at once.
         Everything the cache holds is evaluated, so that the position keeps no other array alive, and any thread can go on.
         """
         self._last = None
-        mx.eval(self.cache.arrays(), states)
-        self.checkpoints.add(self.cache.snapshot(states))
+        mx.eval(self.cache.arrays(), states, hidden)
+        self.checkpoints.add(self.cache.snapshot(states, hidden))
 
     def restore(self) -> None:
         """After a pass that broke off: go back to the last remembered position, where everything is whole."""
