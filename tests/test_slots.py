@@ -242,3 +242,16 @@ def test_what_the_background_brings_is_waited_for_and_what_it_fails_to_bring_is_
             table.failed(claimed, slots)
         visitor.join()
         assert answers == ([[2], [3]] if brought else [[], [2, 3]])
+
+
+def test_who_needs_a_slot_waits_while_the_background_fills_the_last_one() -> None:
+    table = SlotTable(5, 3, shared=False)
+    table.arrived(ids([0]), table.give(ids([0]), ids([]), np.zeros(6, np.int64))[0])
+    claimed, slots = table.claim([1, 2], 2)
+    assert claimed.tolist() == [1, 2]
+    waiting = threading.Thread(target=table.await_room, args=(ids([0]),))
+    waiting.start()
+    assert waiting.is_alive()
+    table.arrived(claimed, slots)
+    waiting.join(timeout=60)
+    assert not waiting.is_alive()

@@ -251,6 +251,8 @@ class Pool:
 
     def _receive(self, size: int, needed: np.ndarray, visits: np.ndarray) -> _Batch:
         """The batch that is on its way, or else the next one, when it has arrived."""
+        if self._underway is None:
+            self.table.await_room(np.flatnonzero(needed))
         self._bring(size, needed, visits)
         assert self._underway is not None
         batch = self._underway

@@ -74,6 +74,11 @@ class SlotTable:
         with self._change:
             return int((~self._held(needed)).sum())
 
+    def await_room(self, needed: np.ndarray) -> None:
+        """Return when a slot can be given: until then the background may be filling all those that are not `needed`."""
+        with self._change:
+            self._change.wait_for(lambda: self.identity or not self._held(needed).all())
+
     def give(self, experts: np.ndarray, needed: np.ndarray, visits: np.ndarray) -> tuple[np.ndarray, int]:
         """Slots for as many of the coming `experts` as there is room for, and how many experts were evicted for them.
 
