@@ -1,7 +1,7 @@
 """A cache as one safetensors file: written from MLX's memory, and read with every byte compared.
 
 Of each tensor's bytes the CRC-32 is kept. It finds every damage of up to 32 bits in a row and all but one in 2³² of others, and
-costs half of what SHA-256 does; against somebody who may write to the user's own files no digest beside them helps.
+costs less than half of what SHA-256 does; against somebody who may write to the user's own files no digest beside them helps.
 """
 
 from __future__ import annotations
