@@ -106,6 +106,13 @@ class TestNames:
         with library.create() as opened:
             assert opened.name == names[1]
 
+    def test_an_automatic_name_that_is_not_saved_yet_is_taken_too(
+        self, library: SessionLibrary, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(library_module, "automatic_names", lambda _: iter(["a", "b"]))
+        with library.create() as one, library.create() as other:
+            assert (one.name, other.name) == ("a", "b")
+
 
 class TestLists:
     def test_there_are_none_at_first(self, library: SessionLibrary) -> None:

@@ -16,7 +16,7 @@ from pathlib import Path
 from mlx_qnext.disk import allocated_bytes, flush_folder, writing
 from mlx_qnext.errors import SessionError
 from mlx_qnext.folders import sessions_folder
-from mlx_qnext.sessions.lock import OWNER_FILE, Hold, hold, missing
+from mlx_qnext.sessions.lock import OWNER_FILE, Hold, InUseError, hold, missing
 from mlx_qnext.sessions.manifest import FILE, Manifest, Unreadable, is_left_over, read_manifest
 from mlx_qnext.sessions.names import automatic_names, checked_name, folder_of
 from mlx_qnext.sessions.opened import OpenSession
@@ -118,7 +118,7 @@ class SessionLibrary:
                     "qnext sessions delete."
                 )
             return OpenSession(held, None)
-        begun = map(self._begun, automatic_names(datetime.now()))
+        begun = map(self._begun_unless_in_use, automatic_names(datetime.now()))
         return OpenSession(next(held for held in begun if held is not None), None)
 
     def delete(self, name: str) -> None:
@@ -156,6 +156,12 @@ class SessionLibrary:
             held.release()
             return None
         return held
+
+    def _begun_unless_in_use(self, name: str) -> Hold | None:
+        try:
+            return self._begun(name)
+        except InUseError:
+            return None
 
     def _folder_of(self, name: str) -> Path:
         try:

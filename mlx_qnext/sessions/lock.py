@@ -20,18 +20,25 @@ class Hold:
     folder: Path
     descriptor: int
 
-    def release(self) -> None:
-        """Others may have it."""
+    def release(self, *, remove_empty: bool = False) -> None:
+        """Others may have it; with `remove_empty`, it is not there any more if nothing is in it."""
         with suppress(OSError):
             (self.folder / OWNER_FILE).unlink()
+        if remove_empty:
+            with suppress(OSError):
+                self.folder.rmdir()
         os.close(self.descriptor)
+
+
+class InUseError(SessionError):
+    """Another process has the session, or this one does."""
 
 
 def hold(folder: Path) -> Hold:
     """The folder, held.
 
     Raises:
-        SessionError: it is in use, gone, or cannot be opened.
+        InUseError: it is in use. SessionError: it is gone, or cannot be opened.
     """
     try:
         descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
@@ -41,7 +48,7 @@ def hold(folder: Path) -> Hold:
         raise _unusable(folder, error) from None
     try:
         if not lock(descriptor):
-            raise SessionError(
+            raise InUseError(
                 f"The session {folder.name} is in use{_by(folder)}: end that one, or use another."
             )
         # Between opening and locking, the one who held it may have deleted it.

@@ -131,12 +131,7 @@ class OpenSession:
 
     def close(self) -> None:
         """Another process may have it. Nothing is left of one that was never saved."""
-        folder = self._held.folder
-        self._held.release()
-        if self._manifest is None:
-            # It stays where it holds anything.
-            with suppress(OSError):
-                folder.rmdir()
+        self._held.release(remove_empty=self._manifest is None)
 
 
 def sweep(folder: Path) -> None:
