@@ -8,6 +8,7 @@ from datetime import datetime
 from importlib.metadata import version
 from pathlib import Path
 from secrets import token_hex
+from shlex import quote
 from types import TracebackType
 from typing import Any, Self
 
@@ -126,7 +127,7 @@ class OpenSession:
     def unusable(self, why: str) -> SessionError:
         """The cache cannot be used; `why` is a clause."""
         return SessionError(
-            f"The session {self.name} {why}; its messages can still be read with qnext sessions show {self.name}."
+            f"The session {self.name} {why}; its messages can still be read with qnext sessions show {quote(self.name)}."
         )
 
     def close(self) -> None:
