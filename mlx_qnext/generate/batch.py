@@ -75,7 +75,7 @@ class _Batch:
         self._together = Together(engine.model)
         self._parked: deque[BatchSequence] = deque()
         self._depth = DraftDepth()
-        self._told_of_memory = False
+        self._is_scarce = self._told_of_memory = False
 
     def events(self, ordered: Iterator[Prepared | BatchResult]) -> Iterator[BatchEvent]:
         """Everything that comes of the requests."""
@@ -104,7 +104,9 @@ class _Batch:
         held = self._lengths()
         if self._concurrency == 1 or len(held) >= self._concurrency:
             return False
-        return self._memory.holds(max(self._longest, tokens), [*held, tokens])
+        holds = self._memory.holds(max(self._longest, tokens), [*held, tokens])
+        self._is_scarce |= not holds
+        return holds
 
     def _lengths(self) -> list[int]:
         return [len(sequence.tokens) for sequence in self._together.sequences]
@@ -117,19 +119,20 @@ class _Batch:
         if notice is not None:
             yield notice
         while len(self._together.sequences) > 1 and not self._memory.holds(self._longest, self._lengths()):
-            yield from self._park()
+            self._park()
+        if self._is_scarce and not self._told_of_memory:
+            self._told_of_memory = True
+            yield Notice(
+                f"Memory has room for {len(self._together.sequences)} answers of this length at a time, so others wait: give "
+                "more with --memory, or set aside more with --context."
+            )
 
-    def _park(self) -> Iterator[BatchEvent]:
+    def _park(self) -> None:
         """Let the youngest wait: what it has said is read again with its prompt, once there is room."""
         youngest = self._together.sequences[-1]
         self._together.leave(youngest)
         self._parked.append(youngest)
-        if not self._told_of_memory:
-            self._told_of_memory = True
-            yield Notice(
-                f"The planned memory holds {len(self._together.sequences)} sequences of this length at a time, so some wait: "
-                "give more with --memory, or set aside more with --context."
-            )
+        self._is_scarce = True
 
     def _begin(self, sequence: BatchSequence) -> Generator[BatchEvent, None, None]:
         """Read what the sequence holds, and let it decode beside the others."""
