@@ -385,6 +385,17 @@ def pieces(text: str) -> list[Piece]:
     return blocks.push(text) + blocks.end()
 
 
+def test_nothing_of_the_models_text_is_left_out() -> None:
+    text = "<b>x</b> &amp; ![a picture](p.png)\nnext line <https://example.com/a>\n- [here](https://example.com/b)"
+    console = Console(file=StringIO(), width=80, color_system=None)
+    assert plain(lines_of([text], console, 80)) == [
+        "<b>x</b> & a picture (p.png)",
+        "next line https://example.com/a (https://example.com/a)",
+        "",
+        " • here (https://example.com/b)",
+    ]
+
+
 def test_blocks_are_given_as_soon_as_nothing_can_change_them() -> None:
     blocks = Blocks()
     assert blocks.push("one\nstill one\n\n") == []

@@ -132,8 +132,11 @@ class Blocks:
         item = _ITEM.match(line)
         if self._blank or (item and self._marker):
             return True
-        if item:  # may interrupt a paragraph
-            return bool(line[item.end() :].strip()) and item["number"] in (None, "1")
+        if item:
+            interrupts = bool(line[item.end() :].strip()) and item["number"] in (None, "1")
+            # Other items do not interrupt a paragraph; but what is above may be none, and then the list has begun here.
+            self._may_have_begun_list |= not interrupts
+            return interrupts and not self._may_have_begun_list
         return self._marker is not None and line.lstrip(" ").startswith(">")
 
     def _partial_begins_another(self) -> bool:
@@ -152,7 +155,8 @@ class Blocks:
         self, lines: tuple[str, ...], marker: str | None, *, continues: bool, limit: int = _CODE_INDENT
     ) -> None:
         self._lines, self._marker = list(lines), marker
-        self._continues, self._limit, self._blank = continues, limit, False
+        self._continues, self._limit = continues, limit
+        self._blank = self._may_have_begun_list = False
 
 
 def _indent(line: str) -> int:

@@ -50,7 +50,7 @@ class Document(Markdown):
         self.style = "none"
         self.hyperlinks = False
         for token in self.parsed:
-            _break_lines(token.children or ())
+            _keep_all(token.children or ())
         if start is not None and self.parsed and self.parsed[0].type == "ordered_list_open":
             self.parsed[0].attrs["start"] = start
 
@@ -78,10 +78,14 @@ def _parser() -> MarkdownIt:
     return MarkdownIt("commonmark", {"html": False}).enable(["strikethrough", "table"])
 
 
-def _break_lines(tokens: Iterable[Token]) -> None:
+def _keep_all(tokens: Iterable[Token]) -> None:
+    """Line breaks are lines' ends, and an image is the text that stands for it and its address, where it is mentioned."""
     for token in tokens:
         if token.type == "softbreak":
             token.type = "hardbreak"
+        elif token.type == "image":
+            token.type, token.tag, token.children = "text", "", None
+            token.content = f"{token.content} ({token.attrs.get('src', '')})"
 
 
 class _Heading(Heading):

@@ -76,7 +76,8 @@ def breaks(text: str, width: int) -> list[int]:
 
 
 def _cells(text: str) -> int:
-    return cell_len(text) + (_TAB_CELLS - 1) * text.count("\t")
+    """A tab counts as much as it may take up."""
+    return cell_len(text.expandtabs(1)) + (_TAB_CELLS - 1) * text.count("\t")
 
 
 def _line(console: Console, text: Text, width: int) -> list[Line]:
