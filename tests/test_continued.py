@@ -361,6 +361,15 @@ class TestFreezing:
             session.thaw(replace(frozen, facts={**frozen.facts, **facts}))
         assert session.tokens == ()
 
+    def test_what_was_left_out_stays_away_after_thawing(self, engine: Engine) -> None:
+        session, drop = TestContext.small(engine, 120), replace(BRIEF, when_full="drop")
+        messages: Messages = [*SYSTEM, *(user(f"Question {n}: one two three four five") for n in range(8))]
+        finished(session, messages, drop)
+        thawed = TestContext.small(engine, 120)
+        thawed.thaw(session.freeze())
+        again = finished(thawed, messages, drop)
+        assert again.stats.cached_tokens == again.stats.prompt_tokens
+
     def test_an_empty_session_can_be_frozen_too(self, engine: Engine) -> None:
         session = engine.session()
         session.thaw(engine.session().freeze())

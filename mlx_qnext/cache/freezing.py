@@ -31,7 +31,9 @@ def freeze(cache: HybridCache, snapshots: Sequence[Snapshot]) -> Frozen:
         facts["head"] = _freeze_head(cache.head, arrays)
     for number, snapshot in enumerate(snapshots):
         prefix = f"snapshots.{number}."
-        for at, states in zip(_recurrent_indices(cache), snapshot.states, strict=True):
+        # What the layers hold now is there already.
+        states_of = snapshot.states if snapshot.position != cache.position else ()
+        for at, states in zip(_recurrent_indices(cache), states_of):
             arrays |= _named(f"{prefix}layers.{at}.", states)
         if snapshot.hidden is not None:
             arrays[f"{prefix}hidden"] = snapshot.hidden
@@ -132,8 +134,10 @@ class _Thawing:
 
     def _snapshot(self, number: int, facts: Mapping[str, Any]) -> Snapshot:
         prefix, position = f"snapshots.{number}.", _count(facts["position"])
+        now = position == self._cache.position
         states = tuple(
-            self._states(f"{prefix}layers.{at}.", position) for at in _recurrent_indices(self._cache)
+            self._states(f"layers.{at}." if now else f"{prefix}layers.{at}.", position)
+            for at in _recurrent_indices(self._cache)
         )
         head = None if facts["head"] is None else self._mark(facts["head"], prefix)
         hidden = self._arrays.get(f"{prefix}hidden")

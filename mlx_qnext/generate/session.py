@@ -145,7 +145,9 @@ class Session:
 
     def freeze(self) -> Frozen:
         """What is remembered, as it can be written to a disk; arrays are computed when they are first looked at."""
-        return self._timeline.freeze()
+        frozen = self._timeline.freeze()
+        left_out = [dict(message) for message in self._window.left_out]
+        return replace(frozen, facts={**frozen.facts, "left_out": left_out})
 
     def thaw(self, frozen: Frozen) -> None:
         """Remember what another session of the same model did, and nothing else.
@@ -156,6 +158,7 @@ class Session:
         engine = self._engine
         shapes = CacheShapes.of(engine.config, engine.plan.kv_bits)
         self._timeline = Timeline.thaw(frozen, _new_cache(engine), shapes, engine.plan.checkpoints)
+        self._window = replace(self._window, left_out=list(frozen.facts.get("left_out", ())))
 
     def _drafter(self) -> Drafter | None:
         """Follows the timeline where the last request drafted."""
