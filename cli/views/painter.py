@@ -15,6 +15,8 @@ _PAINTS_PER_S = 12
 # A paint that took long is followed by a pause so many times as long: this bounds the share of a core.
 _REST = 25
 _LONGEST_REST_S = 0.5
+# On the highest screen: all of them are sent again with each paint.
+_MOST_ROWS = 24
 
 
 class Stream(Protocol):
@@ -75,7 +77,7 @@ class Painter:
         footer = self._footer(width)
         feet = [] if footer is None else [footer]
         # One row is spared: where the screen becomes a little lower, the region is still whole.
-        rows = max(1, height - 1 - len(feet))
+        rows = max(1, min(height - 1 - len(feet), _MOST_ROWS))
         self._region.paint(finished, [*self._stream.unfinished(self._console, width, rows), *feet])
 
     def _width(self) -> int:
