@@ -42,6 +42,8 @@ def _shown(events: Iterable[Event], err: Console, prefill: Progress, view: Answe
     for event in events:
         if isinstance(event, PrefillProgress):
             prefill.update(event.done_tokens, event.total_tokens)
+            if view is not None:
+                view.prefill(event)
         elif isinstance(event, TokensEmitted):
             prefill.close()
             if view is not None:
@@ -50,7 +52,7 @@ def _shown(events: Iterable[Event], err: Console, prefill: Progress, view: Answe
             if view is not None:
                 view.experts(event.stats)
         elif isinstance(event, Notice):
-            note(err, event.message)
+            note(err, event.message) if view is None else view.notice(event.message)
         elif isinstance(event, Finished):
             return event
     raise AssertionError("a request ends with Finished")

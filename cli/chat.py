@@ -18,6 +18,7 @@ from cli.loading import EMBEDDED, load_engine
 from cli.piped import piped_lines
 from cli.settings import Settings
 from cli.talk import Talk
+from cli.views.status import Setting
 from cli.views.thought import Thinking
 from mlx_qnext.errors import (
     INTERRUPTED_EXIT_CODE,
@@ -64,7 +65,7 @@ def chat(
     call: typer.Context,
     model: options.Model = None,
     system: options.System = None,
-    thinking: options.ShowThinking = Thinking.fold,
+    thinking: options.ShowThinking = Thinking.collapse,
     no_think: options.NoThink = False,
     temp: options.Temperature = None,
     top_p: options.TopP = None,
@@ -94,6 +95,13 @@ def chat(
         typer.Option(
             "--no-save",
             help="Do not save the conversation at the end. Through a pipe only one that was resumed is saved.",
+        ),
+    ] = False,
+    show_steps: Annotated[
+        bool,
+        typer.Option(
+            "--show-steps",
+            help="Shade tokens that one step gave together, as drafts that stood; answers are plain text then.",
         ),
     ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object an answer instead.")] = False,
@@ -132,14 +140,21 @@ def chat(
         settings.facts(),
         automatic=not no_save and (typed or resume is not None),
     )
+    name = settings.model or EMBEDDED
     talk = Talk(
-        Conversation(system, thinking), config, keeping, err, settings.model or EMBEDDED if as_json else None
+        Conversation(system, thinking),
+        config,
+        keeping,
+        err,
+        name if as_json else None,
+        setting=Setting(name, engine.plan.context_tokens),
+        show_steps=show_steps,
     )
     with closing(keeping):
         if resume is not None:
             talk.resume(resume)
         if typed:
-            _in_terminal(talk, settings.model or EMBEDDED)
+            _in_terminal(talk, name)
         else:
             _until_left(talk, _piped)
 

@@ -65,7 +65,7 @@ class Leave:
 
 Action: TypeAlias = Ask | Say | Nothing | Clear | Save | Load | ListSaved | Leave
 
-_THOUGHTS = {Thinking.show: "shown", Thinking.fold: "folded away when they end", Thinking.hide: "hidden"}
+_THOUGHTS = {Thinking.show: "shown", Thinking.collapse: "collapsed to a line when they end", Thinking.hide: "hidden"}
 _NOTHING = Say("Nothing was asked yet.")
 
 

@@ -12,7 +12,8 @@ from cli.loading import EMBEDDED, load_engine
 from cli.piped import piped_text
 from cli.record import record
 from cli.views.answer import AnswerView
-from cli.views.stats import stats_line
+from cli.views.stats import print_stats
+from cli.views.status import Setting
 from cli.views.thought import Thinking
 from mlx_qnext.errors import INTERRUPTED_EXIT_CODE, UsageError
 
@@ -58,12 +59,13 @@ def generate(
     messages = _messages(system, _prompt(prompt))
     out, err = terminal.out(), terminal.err()
     engine = load_engine(model, err, room)
-    view = None if as_json else AnswerView(out, err, thinking)
+    setting = Setting(model or EMBEDDED, engine.plan.context_tokens)
+    view = None if as_json else AnswerView(out, err, thinking, setting=setting)
     result = answer(engine.session(), messages, config, err, view)
     if as_json:
         typer.echo(record(result, model or EMBEDDED))
     else:
-        terminal.note(err, stats_line(result))
+        print_stats(err, result, setting)
     if result.reason == "cancelled":
         raise typer.Exit(INTERRUPTED_EXIT_CODE)
 

@@ -28,7 +28,8 @@ Model = Annotated[
 ]
 System = Annotated[str | None, typer.Option("--system", help="The system message.")]
 ShowThinking = Annotated[
-    Thinking, typer.Option("--thinking", help="Show the thought, fold it away when it ends, or hide it.")
+    Thinking,
+    typer.Option("--thinking", help="Show the thought, collapse it to one line when it ends, or hide it."),
 ]
 NoThink = Annotated[bool, typer.Option("--no-think", help="Answer without thinking first.")]
 Temperature = Annotated[float | None, typer.Option("--temp", help="Temperature; 0 is greedy.")]

@@ -16,7 +16,8 @@ from cli.keeping import Keeping
 from cli.reading_ahead import reading_ahead
 from cli.record import record
 from cli.views.answer import AnswerView
-from cli.views.stats import stats_line
+from cli.views.stats import print_stats
+from cli.views.status import Setting
 from mlx_qnext.generate.events import Finished
 from mlx_qnext.generate.request import GenerationConfig
 
@@ -28,6 +29,7 @@ class Talk:
     """What is said, and where it is remembered; `json_model` names the model where answers are printed as JSON.
 
     Attributes:
+        setting: what the line of figures says of the model. show_steps: tokens that one step gave together are shaded.
         retries: how many times another answer was asked for. A fixed seed moves on with it, or all answers were the same.
     """
 
@@ -36,6 +38,8 @@ class Talk:
     keeping: Keeping
     err: Console
     json_model: str | None
+    setting: Setting
+    show_steps: bool = False
     retries: int = 0
 
     def turn(self, line: str) -> Finished | None:
@@ -113,14 +117,20 @@ class Talk:
         question = asked.question
         view = None
         if self.json_model is None:
-            view = AnswerView(terminal.out(), self.err, self.conversation.thinking)
+            view = AnswerView(
+                terminal.out(),
+                self.err,
+                self.conversation.thinking,
+                setting=self.setting,
+                show_steps=self.show_steps,
+            )
         result = answer(
             self.keeping.session, self.conversation.prompt(question), self._config(), self.err, view
         )
         if self.json_model is not None:
             typer.echo(record(result, self.json_model))
         else:
-            terminal.note(self.err, stats_line(result))
+            print_stats(self.err, result, self.setting)
         if not self.conversation.answered(question, result):
             terminal.note(self.err, "Stopped before the first word: the question is forgotten.")
         self.err.print()

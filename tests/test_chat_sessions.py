@@ -367,6 +367,8 @@ class TestSettings:
 
 
 class ScriptedEngine:
+    plan = ScriptedSession.plan
+
     def session(self) -> ScriptedSession:
         return ScriptedSession()
 

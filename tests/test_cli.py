@@ -389,7 +389,7 @@ def test_a_conversation_remembers_questions_answers_and_thoughts() -> None:
 
 
 def test_a_question_stopped_before_the_first_word_is_forgotten() -> None:
-    conversation = Conversation(None, Thinking.fold)
+    conversation = Conversation(None, Thinking.collapse)
     question = conversation.question("a")
     assert not conversation.answered(question, finished("", reason="cancelled"))
     assert conversation.messages == []

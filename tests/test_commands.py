@@ -91,7 +91,7 @@ def test_undo_forgets_one_exchange_after_the_other(conversation: Conversation) -
 
 @pytest.mark.parametrize("line", ["/retry", "/undo", "/edit", "/edit 1 x"])
 def test_nothing_is_changed_where_nothing_was_asked(line: str) -> None:
-    assert "Nothing was asked" in said(read(line, Conversation("Be brief.", Thinking.fold)))
+    assert "Nothing was asked" in said(read(line, Conversation("Be brief.", Thinking.collapse)))
 
 
 def test_clear_keeps_the_system_message_alone(conversation: Conversation) -> None:
@@ -104,7 +104,7 @@ def test_system_is_shown_and_set(conversation: Conversation) -> None:
     read("/system Be kind, \n and patient.", conversation)
     assert conversation.messages[0] == {"role": "system", "content": "Be kind, \n and patient."}
     assert len(conversation.questions) == 2
-    assert "no system message" in said(read("/system", Conversation(None, Thinking.fold)))
+    assert "no system message" in said(read("/system", Conversation(None, Thinking.collapse)))
 
 
 def test_think_says_what_becomes_of_thoughts(conversation: Conversation) -> None:
@@ -124,7 +124,7 @@ def test_think_says_what_becomes_of_thoughts(conversation: Conversation) -> None
     ],
 )
 def test_what_is_about_more_than_the_messages_is_left_to_the_chat(line: str, action: Action) -> None:
-    assert read(line, Conversation(None, Thinking.fold)) == action
+    assert read(line, Conversation(None, Thinking.collapse)) == action
 
 
 def test_load_says_where_names_come_from(conversation: Conversation) -> None:
@@ -162,7 +162,7 @@ def test_an_unknown_command_suggests_the_nearest(line: str, hint: str, conversat
     ],
 )
 def test_a_conversation_goes_on_from_messages_of_any_kind(messages: Sequence[dict[str, object]]) -> None:
-    conversation = Conversation("old", Thinking.fold)
+    conversation = Conversation("old", Thinking.collapse)
     conversation.go_on_from(messages)
     roles = [message["role"] for message in messages]
     assert [message["role"] for message in conversation.messages] == roles

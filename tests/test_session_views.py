@@ -87,7 +87,7 @@ def test_questions_have_a_number_and_a_line_each(width: int) -> None:
 
 @pytest.mark.parametrize("width", [40, 100])
 def test_help_has_every_command(width: int) -> None:
-    action = read("/help", Conversation(None, Thinking.fold))
+    action = read("/help", Conversation(None, Thinking.collapse))
     assert isinstance(action, Say)
     check(f"commands-{width}", shown(action.shown, width))
 

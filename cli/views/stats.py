@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from rich.console import Console
+
+from cli.terminal import note
 from cli.views.status import Part, Setting, context_text, fitted, model_parts
 from cli.views.units import percent, rate, seconds, size
 from mlx_qnext.generate.events import ExpertStats, Finished, GenerationStats, MemoryStats, MtpStats
@@ -32,6 +35,11 @@ def stats_line(result: Finished, setting: Setting = _UNNAMED, width: int | None 
         parts.append(_memory(stats.memory))
     parts += [Part(ending) for ending in [_ENDINGS[result.reason]] if ending]
     return fitted(parts, width)
+
+
+def print_stats(err: Console, result: Finished, setting: Setting) -> None:
+    """Print the line, as wide as the terminal, or whole where there is none."""
+    note(err, stats_line(result, setting, err.width if err.is_terminal else None))
 
 
 def _speed(stats: GenerationStats) -> list[Part]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from types import SimpleNamespace
 from typing import Any
 
 from mlx_qnext.generate.events import (
@@ -47,7 +48,9 @@ SUM: tuple[Event, ...] = (
 
 
 class ScriptedSession:
-    """Plays the same events for every request, and remembers what it was asked."""
+    """Plays the same events for every request, and remembers what it was asked; also what an engine has to tell about it."""
+
+    plan = SimpleNamespace(context_tokens=8192)
 
     def __init__(self, events: Sequence[Event] = SUM) -> None:
         self.events = events
