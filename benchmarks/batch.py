@@ -39,6 +39,9 @@ from mlx_qnext.generate.timeline import Timeline
 from mlx_qnext.generate.together import Together
 from mlx_qnext.model.qwen3_next import Model
 
+# How many prompts mlx-lm reads together where nothing else is asked for.
+PEER_PREFILL = 8
+
 
 @dataclass(frozen=True)
 class Timing:
@@ -142,7 +145,7 @@ def _theirs(model: Any, engine: Engine, requests: Sequence[BatchRequest], concur
             max_tokens=requests[0].config.max_tokens or 128,
             return_token_ids=True,
             completion_batch_size=concurrency,
-            prefill_batch_size=concurrency,
+            prefill_batch_size=min(concurrency, PEER_PREFILL),
         )
         # The token that ends an answer is not among theirs, and is in ours.
         limit = requests[0].config.max_tokens or 128
@@ -233,7 +236,7 @@ def _decoded_by_peer(model: Any, concurrency: int, prompt: int, count: int) -> t
         model,
         max_tokens=count + 8,
         completion_batch_size=concurrency,
-        prefill_batch_size=concurrency,
+        prefill_batch_size=min(concurrency, PEER_PREFILL),
         prefill_step_size=256,
     )
     generator.insert([prompt_of(prompt + n, 1000) for n in range(concurrency)])
