@@ -32,7 +32,6 @@ class Thinking(StrEnum):
 
     show = "show"
     collapse = "collapse"
-    fold = "collapse"
     hide = "hide"
 
 
