@@ -14,6 +14,8 @@ _Part = Literal["start", "thinking", "answer", "tool_call"]
 
 OPEN_THOUGHT = "<think>"
 CLOSE_THOUGHT = "</think>"
+# As the templates write the end of a thought that is past.
+THOUGHT_END = f"\n{CLOSE_THOUGHT}\n\n"
 OPEN_CALL = "<tool_call>"
 CLOSE_CALL = "</tool_call>"
 
@@ -49,6 +51,11 @@ class Transcript:
         self._body: list[str] = []  # the open call so far
         self._skips_newlines = opens_thinking
         self._may_close_thought = True
+
+    @property
+    def thinks(self) -> bool:
+        """Whether a thought is open."""
+        return self._part == "thinking" or (self._part == "start" and self._opens_thinking)
 
     def push(self, text: str) -> list[Segment]:
         """The segments certain once `text` has come; often none, never an empty thought or answer."""

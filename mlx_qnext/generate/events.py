@@ -11,6 +11,7 @@ from typing import Literal, TypeAlias
 from mlx_qnext.transcript import Segment
 
 FinishReason = Literal["stop", "length", "cancelled"]
+ThoughtEnd = Literal["closed", "budget", "unclosed"]
 
 
 @dataclass(frozen=True)
@@ -113,7 +114,7 @@ class GenerationStats:
     Attributes:
         prompt_tokens: tokens of the rendered prompt, the cached ones included.
         cached_tokens: of these, how many were taken from the session's cache instead of being read again.
-        completion_tokens: tokens sampled, the stop token included.
+        completion_tokens: tokens of thought and answer, the stop token and those that closed the thought by force included.
         ttft_ms: from the request to the first sampled token.
         prefill_tps: uncached prompt tokens per second of prefill.
         decode_tps: sampled tokens after the first, per second after the first; 0 when there is one token or none.
@@ -141,6 +142,8 @@ class Finished:
 
     `text` is the answer, `thinking` the thought without its markers, `tool_calls` the bodies of `<tool_call>` blocks
     when the request offered tools. `reason` is `stop` (the model ended, or a stop string came), `length` or `cancelled`.
+    `thought_end` says whether the model `closed` the thought, its `budget` did, or it is `unclosed` and there is no answer;
+    `None` is no thought.
     """
 
     reason: FinishReason
@@ -148,6 +151,7 @@ class Finished:
     thinking: str
     tool_calls: tuple[str, ...]
     stats: GenerationStats
+    thought_end: ThoughtEnd | None = None
 
 
 Event: TypeAlias = PrefillProgress | TokensEmitted | ExpertActivity | Notice | Finished

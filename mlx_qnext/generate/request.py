@@ -23,10 +23,12 @@ class GenerationConfig:
         repetition_penalty: 1 is off; over prompt and answer (Keskar et al. 2019, as in transformers).
         presence_penalty: 0 is off; subtracted once from every token that the answer already holds (as in vLLM).
         seed: fixes the random draws; `None` draws a fresh one.
-        max_tokens: the most tokens sampled; `None` is what the context leaves.
+        max_tokens: the most tokens of thought and answer; `None` is what the context leaves.
         stop: the answer ends before the first of these strings; the string itself is not part of it.
         draft: how many tokens the MTP head drafts a round, 0 to 4; `None` chooses by what pays, and 0 is plain decoding.
         thinking: `False` skips the thought, `None` leaves it to the template.
+        thinking_budget: a thought that is still open after so many tokens is closed by force, where the answer then has room;
+            `None` lets it end by itself.
         when_full: what becomes of a prompt that the context has no room for: `stop` refuses it, `drop` leaves out the oldest
             turns.
 
@@ -45,6 +47,7 @@ class GenerationConfig:
     stop: tuple[str, ...] = field(default=())
     draft: int | None = None
     thinking: bool | None = None
+    thinking_budget: int | None = None
     when_full: WhenFull = "stop"
 
     def __post_init__(self) -> None:
@@ -56,6 +59,7 @@ class GenerationConfig:
         _check("presence penalty", self.presence_penalty, low=-10.0, high=10.0)
         _check("seed", self.seed, low=0, high=2**64 - 1, whole=True)
         _check("max tokens", self.max_tokens, low=1, whole=True)
+        _check("thinking budget", self.thinking_budget, low=0, whole=True)
         _check("draft", self.draft, low=0, high=DEEPEST_DRAFT, whole=True)
         if self.when_full not in get_args(WhenFull):
             raise UsageError(f"when full is {self.when_full!r}, expected stop or drop.")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Generator, Iterator
 from contextlib import closing
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import mlx.core as mx
 
@@ -39,6 +39,7 @@ class Run:
     """Everything one request needs; `events` runs it.
 
     Attributes:
+        said: the answer's tokens so far.
         notices: what to say first. when_full: what to say where the answer ends for want of room, if that is the context's.
     """
 
@@ -56,6 +57,7 @@ class Run:
     notices: tuple[str, ...] = ()
     when_full: str | None = None
     cached_tokens: int = 0
+    said: list[int] = field(default_factory=list)
 
     def events(self) -> Iterator[Event]:
         """The request's events; between any two of them the timeline holds exactly what the model has run."""
@@ -112,17 +114,49 @@ class Run:
         return held
 
     def _say(self, hidden: mx.array) -> Iterator[Event]:
-        """Decode until the answer ends, is full, or is cancelled."""
+        """Go on from the prompt's last state until the answer ends, is full, or is cancelled."""
+        while not self._is_over:
+            if self.answer.overthinks:
+                hidden = yield from self._close_thought()
+            else:
+                yield from self._decode(hidden)
+        self.timeline.remember()
+
+    def _decode(self, hidden: mx.array) -> Iterator[Event]:
+        """Decode until all is said, or a thought has used up its budget."""
         for group in self._groups(hidden):
             self.watch.token_came()
             taken, segments = self._take(group)
             if taken < len(group):
                 self.timeline.keep(taken)
+            self.said += group[:taken]
             yield TokensEmitted(group[:taken], tuple(segments))
             yield from self._housekeeping()
-            if self.answer.ended or self.answer.full or self.cancelled.is_set():
-                break
-        self.timeline.remember()
+            if self._is_over or self.answer.overthinks:
+                return
+
+    @property
+    def _is_over(self) -> bool:
+        return self.answer.ended or self.answer.full or self.cancelled.is_set()
+
+    def _close_thought(self) -> Generator[Event, None, mx.array]:
+        """Put the end of the thought on the timeline; returns its last token's state."""
+        thought_tokens = self.answer.thought_tokens
+        segments = self.answer.close_thought()
+        self.said += self.answer.closing_tokens
+        # A token that was told before it was run is not on the timeline yet.
+        tokens = self.said[len(self.timeline.tokens) - len(self.prompt.token_ids) :]
+        states = self.model.hidden(mx.array([tokens]), self.timeline.cache.layers)
+        self.timeline.append(tokens)
+        if self.speculation is not None:
+            self.speculation.drafter.follow(states)
+        # What was drawn to follow the open thought was not said.
+        self.sampler.answer_holds(self.said)
+        self.watch.token_came()
+        yield TokensEmitted(self.answer.closing_tokens, tuple(segments))
+        yield Notice(_closed_after(thought_tokens))
+        yield from self._housekeeping()
+        return states[:, -1:]
 
     def _housekeeping(self) -> Iterator[Event]:
         """Between two steps: what was read, and whether memory had to be given back."""
@@ -134,11 +168,11 @@ class Run:
         return decode(self.model, self.timeline, hidden, self.sampler)
 
     def _take(self, group: tuple[int, ...]) -> tuple[int, list[Segment]]:
-        """How many of the tokens the answer takes before it ends or is full, and the text that became certain with them."""
+        """How many of the tokens the answer takes before it ends, is full or overthinks, and the text that became certain."""
         segments: list[Segment] = []
         for taken, token in enumerate(group, 1):
             segments += self.answer.push(token)
-            if self.answer.ended or self.answer.full:
+            if self.answer.ended or self.answer.full or self.answer.overthinks:
                 return taken, segments
         return len(group), segments
 
@@ -151,6 +185,7 @@ class Run:
             thinking=answer.text("thinking"),
             tool_calls=answer.texts("tool_call"),
             stats=self._stats(),
+            thought_end=answer.thought_end,
         )
 
     def _stats(self) -> GenerationStats:
@@ -161,3 +196,9 @@ class Run:
         if self.outlook is None:
             return stats
         return self.outlook.beside(stats, self.experts.decoding_hit_rate)
+
+
+def _closed_after(tokens: int) -> str:
+    if not tokens:
+        return "The thought was closed at once."
+    return f"The thought was closed after {tokens} token{'s' if tokens > 1 else ''}."

@@ -41,9 +41,7 @@ class Sampler:
         self._key = mx.random.key(secrets.randbits(64) if seed is None else seed)
         self._tokens = mx.arange(vocab_size)
         self._in_answer = mx.zeros(vocab_size, dtype=mx.bool_)
-        self._in_text = self._in_answer
-        if sampling.penalises and prompt:
-            self._in_text = self._in_answer.at[mx.array(list(prompt))].maximum(mx.array(True))
+        self._in_prompt = self._in_text = self._marked(prompt)
 
     def __call__(self, logits: mx.array) -> mx.array:
         """Logits `[V]` → the next token, an unevaluated scalar; the penalties see it from then on."""
@@ -74,6 +72,18 @@ class Sampler:
         if marks is not None:
             self._see(marks[verdict.accepted] | (self._tokens == verdict.token))
         return verdict
+
+    def answer_holds(self, tokens: Sequence[int]) -> None:
+        """Make these the tokens of the answer that the penalties see, whatever was drawn."""
+        self._in_answer = self._marked(tokens)
+        self._in_text = self._in_prompt | self._in_answer
+
+    def _marked(self, tokens: Sequence[int]) -> mx.array:
+        """`[V]`: which tokens these are, where penalties ask for it."""
+        none = mx.zeros(self._tokens.shape, dtype=mx.bool_)
+        if not self._sampling.penalises or not tokens:
+            return none
+        return none.at[mx.array(list(tokens))].maximum(mx.array(True))
 
     @property
     def _greedy(self) -> bool:

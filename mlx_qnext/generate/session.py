@@ -79,7 +79,11 @@ class Session:
         self._cancelled.clear()
         asked = config.max_tokens or room
         answer = Answer(
-            tokenizer, Transcript(prompt.opens_thinking, bool(tools)), config.stop, min(room, asked)
+            tokenizer,
+            Transcript(prompt.opens_thinking, bool(tools)),
+            config.stop,
+            min(room, asked),
+            config.thinking_budget,
         )
         sampling = Sampling.settle(config, self._engine.defaults)
         sampler = Sampler(sampling, self._engine.config.vocab_size, prompt.token_ids, config.seed)
