@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import pyte
@@ -78,3 +79,16 @@ class Terminal:
     def column(self) -> int:
         """Where the cursor stands."""
         return self._screen.cursor.x
+
+
+def cut(text: str, sizes: Sequence[int]) -> Iterator[str]:
+    """The text in pieces of these sizes, which are repeated as needed."""
+    at = 0
+    while at < len(text):
+        for size in sizes:
+            yield text[at : at + size]
+            at += size
+
+
+def plain(lines: Iterable) -> list[str]:
+    return ["".join(segment.text for segment in line) for line in lines]

@@ -12,13 +12,10 @@ import pytest
 from fakes.engine import answer, thinking
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from rich.cells import cell_len
 from rich.console import Console
-from screens import Terminal
+from screens import Terminal, cut, plain
 
 from cli.views.answer import AnswerView
-from cli.views.blocks import Block, Blocks, CodeEnd, CodeLine, CodeStart, Piece
-from cli.views.flow import Flow
 from cli.views.live import LiveRegion, breaks_lines_anew, rendered
 from cli.views.markdown import MarkdownStream
 from cli.views.painter import Pulse
@@ -64,15 +61,6 @@ def documents() -> st.SearchStrategy[str]:
     return st.lists(st.sampled_from(LINES), max_size=14).map("\n".join)
 
 
-def cut(text: str, sizes: Sequence[int]) -> Iterator[str]:
-    """The text in pieces of these sizes, which are repeated as needed."""
-    at = 0
-    while at < len(text):
-        for size in sizes:
-            yield text[at : at + size]
-            at += size
-
-
 def groups(text: str, sizes: Sequence[int] = (7, 3, 11)) -> list[TokensEmitted]:
     return [answer(piece, len(piece) % 3 + 1) for piece in cut(text, sizes) if piece]
 
@@ -108,10 +96,6 @@ def lines_of(pieces: Iterable[str], console: Console, width: int) -> list:
         stream.unfinished(console, width, 10)
     stream.end()
     return lines + stream.finished(console, width)
-
-
-def plain(lines: Iterable) -> list[str]:
-    return ["".join(segment.text for segment in line) for line in lines]
 
 
 @pytest.mark.parametrize("width", WIDTHS)
@@ -357,34 +341,6 @@ def test_a_pulse_that_is_stopped_does_not_beat_any_more() -> None:
     assert not pulse.is_alive
 
 
-@given(
-    st.text("ab \t寿é\u0301🍣\n", max_size=120),
-    st.lists(st.integers(1, 9), min_size=1, max_size=4),
-    st.integers(2, 30),
-)
-@settings(max_examples=40, deadline=None)
-def test_lines_of_flowing_text_do_not_depend_on_how_it_came(text: str, sizes: list[int], width: int) -> None:
-    console = Console(file=StringIO(), width=width, color_system=None)
-
-    def flowed(pieces: Iterable[str]) -> list[str]:
-        flow, lines = Flow(), []
-        for piece in pieces:
-            flow.add(piece)
-            lines += flow.finished(console, width)
-        flow.end()
-        return plain(lines + flow.finished(console, width))
-
-    lines = flowed(cut(text, sizes))
-    assert lines == flowed([text])
-    assert squeezed("".join(lines)) == squeezed(text)
-    assert all(cell_len(line) <= width for line in lines)
-
-
-def pieces(text: str) -> list[Piece]:
-    blocks = Blocks()
-    return blocks.push(text) + blocks.end()
-
-
 def test_nothing_of_the_models_text_is_left_out() -> None:
     text = "<b>x</b> &amp; ![a picture](p.png)\nnext line <https://example.com/a>\n- [here](https://example.com/b)"
     console = Console(file=StringIO(), width=80, color_system=None)
@@ -394,49 +350,3 @@ def test_nothing_of_the_models_text_is_left_out() -> None:
         "",
         " • here (https://example.com/b)",
     ]
-
-
-def test_blocks_are_given_as_soon_as_nothing_can_change_them() -> None:
-    blocks = Blocks()
-    assert blocks.push("one\nstill one\n\n") == []
-    assert blocks.push("n") == [Block("one\nstill one")]
-    assert blocks.push("ext\n# heading\n") == [Block("next"), Block("# heading")]
-    assert blocks.push("- a\n  more\n- b\n") == [Block("- a\n  more")]
-    assert blocks.push("\n2. no") == []
-    assert blocks.push("w another list\n") == [Block("- b", continues=True)]
-    assert blocks.push("``") == []
-    assert blocks.push("`py\n\nx\n") == [
-        Block("2. now another list"),
-        CodeStart("py"),
-        CodeLine(""),
-        CodeLine("x"),
-    ]
-    assert blocks.push("``` \n") == [CodeEnd()]
-    assert blocks.end() == []
-
-
-@pytest.mark.parametrize(
-    "text",
-    [
-        "a\n2. not an item",
-        "a\n---",
-        "- a\nlazy",
-        "- a\n\n  b",
-        "> a\nlazy",
-        "a\n    b",
-        "| a |\n|---|\n| b |",
-    ],
-)
-def test_what_belongs_together_is_not_cut(text: str) -> None:
-    assert pieces(text) == [Block(text)]
-
-
-def test_a_fence_ends_with_its_own_kind_only() -> None:
-    assert pieces("````md\n```\n~~~~\n````\nb") == [
-        CodeStart("md"),
-        CodeLine("```"),
-        CodeLine("~~~~"),
-        CodeEnd(),
-        Block("b"),
-    ]
-    assert pieces(" ```\n  a\n b\n") == [CodeStart(""), CodeLine(" a"), CodeLine("b"), CodeEnd()]
