@@ -220,10 +220,10 @@ def _decoded_together(model: Model, concurrency: int, prompt: int, count: int) -
         assert read.hidden is not None
         sampler = Sampler(GREEDY, model.config.vocab_size, [], seed=0)
         token = sampler(model.logits(read.hidden)[0, -1])
-        endless = SimpleNamespace(push=lambda _: None, ended=False, full=False)
+        endless = SimpleNamespace(push=lambda _: None, ended=False, full=False, overthinks=False)
         watch = SimpleNamespace(token_came=lambda: None)
         sequence: Any = SimpleNamespace(
-            sampler=sampler, token=token, tokens=tokens, answer=endless, watch=watch, layers=[]
+            sampler=sampler, token=token, tokens=tokens, answer=endless, watch=watch, cache=None
         )
         together.join(sequence, timeline.cache)
     return _timed(together.step, concurrency, count)

@@ -17,7 +17,8 @@ from mlx_qnext.json_fields import shown
 Id: TypeAlias = str | int
 
 SAMPLING = ("temperature", "top_p", "top_k", "min_p", "repetition_penalty", "presence_penalty", "seed")
-FIELDS = ("id", "prompt", "messages", *SAMPLING, "max_tokens", "thinking", "stop", "tools")
+LIMITS = ("max_tokens", "thinking_budget")
+FIELDS = ("id", "prompt", "messages", *SAMPLING, *LIMITS, "thinking", "stop", "tools")
 
 
 @dataclass(frozen=True)
@@ -169,7 +170,7 @@ def _is_message(message: Any) -> bool:
 def _settings(given: dict[str, Any]) -> dict[str, Any]:
     """What the line says of the `GenerationConfig`, which then checks the values."""
     settings: dict[str, Any] = {}
-    for name in (*SAMPLING, "max_tokens"):
+    for name in (*SAMPLING, *LIMITS):
         if name in given:
             value = given[name]
             number = isinstance(value, (int, float)) and not isinstance(value, bool)

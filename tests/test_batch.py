@@ -51,7 +51,15 @@ def run(engine: Engine, requests: Iterable[BatchRequest], concurrency: int) -> d
 
 
 def said(result: Finished) -> tuple[Any, ...]:
-    return result.reason, result.thinking, result.text, result.tool_calls, result.stats.completion_tokens
+    stats = result.stats
+    return (
+        result.reason,
+        result.thinking,
+        result.thought_end,
+        result.text,
+        result.tool_calls,
+        stats.completion_tokens,
+    )
 
 
 def alone(engine: Engine, request: BatchRequest) -> Finished:
@@ -204,6 +212,13 @@ def test_stop_strings_and_limits_are_each_request_s_own(engine: Engine) -> None:
     assert [results[n].reason for n in range(3)] == ["stop", "length", "length"]
     assert results[2].text.startswith(results[0].text + "is")
     assert [results[n].stats.completion_tokens for n in (1, 2)] == [1, 5]
+
+
+def test_a_thought_is_closed_after_its_own_budget(engine: Engine) -> None:
+    config = replace(GREEDY, thinking=None, max_tokens=12)
+    budgets = (0, 3, None)
+    requests = [asked("What is 47 + 85?", replace(config, thinking_budget=budget)) for budget in budgets]
+    agree(engine, requests, 3)
 
 
 @pytest.mark.slow

@@ -25,7 +25,7 @@ def read(content: bytes, name: str = "in.jsonl", system: str | None = None) -> l
 
 def test_a_line_says_what_it_wants_and_takes_the_rest_from_the_command() -> None:
     messages = [{"role": "user", "content": "Hi"}]
-    overrides = {"temperature": 0, "seed": 3, "stop": "x", "thinking": False}
+    overrides = {"temperature": 0, "seed": 3, "stop": "x", "thinking": False, "thinking_budget": 9}
     first, second = read(
         lines(
             {"id": "a", "messages": messages, **overrides, "tools": [{"type": "function"}]},
@@ -35,7 +35,7 @@ def test_a_line_says_what_it_wants_and_takes_the_rest_from_the_command() -> None
     )
     assert isinstance(first.asked, BatchRequest)
     assert first.asked.config == GenerationConfig(
-        max_tokens=7, temperature=0, seed=3, stop=("x",), thinking=False
+        max_tokens=7, temperature=0, seed=3, stop=("x",), thinking=False, thinking_budget=9
     )
     assert first.asked.tools == [{"type": "function"}]
     assert first.asked.messages == [{"role": "system", "content": "Be brief."}, *messages]

@@ -138,9 +138,11 @@ class _Batch:
         """Read what the sequence holds, and let it decode beside the others."""
         starts = sequence.token is None
         hidden = yield from self._read(sequence, starts)
+        cache = self._timeline.cache.fork()
         if starts:
-            sequence.token = sequence.sampler(self._engine.model.logits(hidden)[0, -1])
-        self._together.join(sequence, self._timeline.cache.fork())
+            self._together.begin(sequence, cache, hidden)
+        else:
+            self._together.join(sequence, cache)
 
     def _read(self, sequence: BatchSequence, starts: bool) -> Generator[BatchEvent, None, mx.array]:
         """The last hidden state `[1, 1, hidden]`, with everything on the timeline."""
@@ -187,7 +189,8 @@ class _Batch:
             self._speculation(prepared, sampler),
         )
         for event in run.events():
-            if isinstance(event, Notice):
+            # Of a thought that is closed by force the answer tells; beside others nothing else would.
+            if isinstance(event, Notice) and prepared.request.config.thinking_budget is None:
                 yield event
             elif isinstance(event, Finished):
                 yield BatchResult(prepared.number, event)
@@ -224,4 +227,5 @@ class _Batch:
             thinking=answer.text("thinking"),
             tool_calls=answer.texts("tool_call"),
             stats=replace(stats, experts=sequence.experts.stats(), memory=sequence.experts.memory()),
+            thought_end=answer.thought_end,
         )

@@ -41,7 +41,8 @@ class Prepared:
     def answer(self, engine: Engine) -> Answer:
         """An answer that nothing has been said of."""
         transcript = Transcript(self.prompt.opens_thinking, bool(self.request.tools))
-        return Answer(engine.tokenizer, transcript, self.request.config.stop, self.limit)
+        config = self.request.config
+        return Answer(engine.tokenizer, transcript, config.stop, self.limit, config.thinking_budget)
 
     def sampler(self, engine: Engine) -> Sampler:
         """Draws its tokens from its own seed, whatever is answered beside it."""

@@ -7,8 +7,8 @@ as ever, and a sequence joins and leaves without anything of another one's being
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import Any, cast
+from dataclasses import dataclass
+from typing import cast
 
 import mlx.core as mx
 
@@ -43,7 +43,7 @@ class BatchSequence:
     tokens: list[int]
     token: mx.array | None = None
     cached_tokens: int = 0
-    layers: list[Any] = field(default_factory=list)
+    cache: HybridCache | None = None
 
 
 class Together:
@@ -58,22 +58,36 @@ class Together:
         self._model, self._groups = model, groups(model.layers)
         self._states: list[RecurrentState] = []
 
+    def begin(self, sequence: BatchSequence, cache: HybridCache, hidden: mx.array) -> None:
+        """Decode it from now on, from the last state `[1, 1, hidden]` of what its cache holds."""
+        if sequence.answer.overthinks:
+            hidden = self._close_thought(sequence, cache, unread=[])
+        sequence.token = sequence.sampler(self._model.logits(hidden)[0, -1])
+        self.join(sequence, cache)
+
     def join(self, sequence: BatchSequence, cache: HybridCache) -> None:
         """Decode it too, from now on. The cache is its own, and holds `sequence.tokens`."""
-        sequence.layers = cache.layers
+        sequence.cache = cache
         joining = [RecurrentState(*layer.cache) for layer in cache.recurrent]
+        for layer in cache.recurrent:
+            # From now on they are rows, and what they were would only take memory.
+            layer.cache = [None, None]
         if self.sequences:
             joining = [_below(a, b) for a, b in zip(self._states, joining, strict=True)]
         self._states = joining
         self.sequences.append(sequence)
 
-    def leave(self, sequence: BatchSequence) -> None:
-        """Decode it no more, and let go of its cache."""
+    def leave(self, sequence: BatchSequence) -> HybridCache:
+        """Decode it no more; returns its cache, which it lets go of."""
         at = self.sequences.index(sequence)
+        cache = cast(HybridCache, sequence.cache)
+        for layer, (window, state) in zip(cache.recurrent, self._states, strict=True):
+            layer.cache = [window[at : at + 1], state[at : at + 1]]
         rows = mx.array([row for row in range(len(self.sequences)) if row != at], dtype=mx.uint32)
         del self.sequences[at]
-        sequence.layers = []
+        sequence.cache = None
         self._states = [RecurrentState(window[rows], state[rows]) for window, state in self._states]
+        return cache
 
     def step(self) -> list[BatchSequence]:
         """Every sequence gets a token; those that ended with it leave and are returned."""
@@ -85,9 +99,23 @@ class Together:
         ended = self._tell(cast(list[int], tokens.tolist()))
         for sequence in ended:
             self.leave(sequence)
+        overthinking = [(s, self.leave(s)) for s in self.sequences[:] if s.answer.overthinks]
         if not ahead and self.sequences:
             self._run(mx.stack([cast(mx.array, sequence.token) for sequence in self.sequences]))
+        for sequence, cache in overthinking:
+            hidden = self._close_thought(sequence, cache, unread=[] if ahead else sequence.tokens[-1:])
+            self.begin(sequence, cache, hidden)
         return ended
+
+    def _close_thought(self, sequence: BatchSequence, cache: HybridCache, unread: list[int]) -> mx.array:
+        """Run the end of the thought, after tokens that were told and not run; returns the last one's state."""
+        closing = list(sequence.answer.closing_tokens)
+        sequence.answer.close_thought()
+        hidden = self._model.hidden(mx.array([[*unread, *closing]]), cache.layers)[:, -1:]
+        sequence.tokens += closing
+        # What was drawn to follow the open thought was not said.
+        sequence.sampler.answer_holds(sequence.tokens[len(sequence.prepared.prompt.token_ids) :])
+        return hidden
 
     def _tell(self, tokens: list[int]) -> list[BatchSequence]:
         for sequence, token in zip(self.sequences, tokens, strict=True):
@@ -125,7 +153,7 @@ class Together:
             case Attend(index, layer):
                 read = Projected(*asked)
                 attended = [
-                    layer.mixer.attend(_row(read, row), None, sequence.layers[index])
+                    layer.mixer.attend(_row(read, row), None, cast(HybridCache, sequence.cache).layers[index])
                     for row, sequence in enumerate(self.sequences)
                 ]
                 return mx.concatenate(attended), read.gate
