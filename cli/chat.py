@@ -7,7 +7,6 @@ from contextlib import closing
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from typer.core import TyperCommand
 
 from cli import options, terminal
 from cli.conversation import Conversation
@@ -17,6 +16,7 @@ from cli.keyboard import typed_turns, unechoed
 from cli.loading import EMBEDDED, load_engine
 from cli.piped import piped_lines
 from cli.settings import Settings
+from cli.shell_completion import QuicklyCompleted, complete_session
 from cli.talk import Talk
 from cli.views.status import Setting
 from cli.views.thought import Thinking
@@ -46,7 +46,7 @@ _PASSING: tuple[type[QnextError], ...] = (
 _RESUME = "--resume"
 
 
-class ResumeMayStandAlone(TyperCommand):
+class ResumeMayStandAlone(QuicklyCompleted):
     """Takes `--resume` without a name for the conversation saved last."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
@@ -85,6 +85,7 @@ def chat(
         str | None,
         typer.Option(
             _RESUME,
+            autocompletion=complete_session,
             metavar="[<name>]",
             help="Go on with a saved conversation, by default the last one, with its model and options where this line names "
             "no others.",

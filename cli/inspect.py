@@ -15,6 +15,7 @@ from cli.loading import EMBEDDED
 from cli.options import MODEL_VARIABLE, Context, KvBits, Memory, Room, room
 from cli.plan import machine_facts, plan_facts
 from cli.routing import visits_of
+from cli.shell_completion import complete_model
 from cli.views.inspection import inspection
 from cli.views.progress import Progress
 from mlx_qnext.errors import UsageError
@@ -28,7 +29,12 @@ _HUB = "hf://"
 
 def inspect(
     model: Annotated[
-        str, typer.Argument(envvar=MODEL_VARIABLE, help="A folder, a hub repository, or an alias.")
+        str,
+        typer.Argument(
+            envvar=MODEL_VARIABLE,
+            autocompletion=complete_model,
+            help="A folder, a hub repository, or an alias.",
+        ),
     ] = EMBEDDED,
     verify: Annotated[
         bool,

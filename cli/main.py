@@ -5,17 +5,25 @@ from __future__ import annotations
 import os
 import sys
 import traceback
-from importlib.metadata import version
-from typing import Annotated
+from typing import Annotated, Any, cast
 
 import typer
+from typer.completion import (
+    completion_init,  # pyright: ignore[reportPrivateImportUsage]
+    install_callback,
+    show_callback,
+)
 
 from cli.batch import batch
 from cli.chat import ResumeMayStandAlone, chat
+from cli.config import config
+from cli.config_file import ConfigFile
 from cli.generate import generate
 from cli.inspect import inspect
+from cli.models import models
 from cli.quantize import quantize
 from cli.sessions import sessions
+from cli.shell_completion import QuicklyCompleted, QuicklyCompletedGroup
 from cli.terminal import occupy_closed_stdin, replace_what_cannot_be_encoded
 from mlx_qnext.errors import QnextError
 
@@ -23,27 +31,62 @@ DEBUG_VARIABLE = "QNEXT_DEBUG"
 
 app = typer.Typer(
     name="qnext",
+    cls=QuicklyCompletedGroup,
     help="Run Qwen3-Next-80B-A3B on a Mac.",
     no_args_is_help=True,
+    # Its options are below: Typer's own are converted, which takes longer than a completion may.
+    add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.command(cls=ResumeMayStandAlone)(chat)
-app.command()(generate)
-app.command()(batch)
-app.command()(inspect)
-app.command()(quantize)
+app.command(cls=QuicklyCompleted)(generate)
+app.command(cls=QuicklyCompleted)(batch)
+app.command(cls=QuicklyCompleted)(inspect)
+app.command(cls=QuicklyCompleted)(models)
+app.command(cls=QuicklyCompleted)(quantize)
 app.add_typer(sessions, name="sessions")
+app.add_typer(config, name="config")
+
+completion_init()
+
+_CONFIGURED = ("chat", "generate", "batch", "inspect")
 
 
 @app.callback(invoke_without_command=True)
 def _root(
-    show_version: Annotated[bool, typer.Option("--version", help="Show the version and exit.")] = False,
+    call: typer.Context,
+    show_version: Annotated[
+        bool, typer.Option("--version", help="Show this version and those of MLX and mlx-lm, and exit.")
+    ] = False,
+    install_completion: Annotated[
+        bool, typer.Option("--install-completion", help="Install completion for the current shell, and exit.")
+    ] = False,
+    show_completion: Annotated[
+        bool, typer.Option("--show-completion", help="Show what that would install, and exit.")
+    ] = False,
 ) -> None:
+    # Both end the program, and neither looks at the parameter.
+    if install_completion:
+        install_callback(call, cast("Any", None), True)
+    if show_completion:
+        show_callback(call, cast("Any", None), True)
     if show_version:
-        typer.echo(f"qnext {version('qnext')}")
+        typer.echo(_versions())
         raise typer.Exit
+    if call.invoked_subcommand in _CONFIGURED:
+        file = ConfigFile.read()
+        # Each command finds its own among them, and what its command line or the environment says comes first.
+        defaults = {key.replace("-", "_"): value for key, value in file.values.items()}
+        call.default_map = dict.fromkeys(_CONFIGURED, defaults)
+
+
+def _versions() -> str:
+    # Looked up here alone: the import takes as long as a quarter of all others.
+    from importlib.metadata import version
+
+    return f"qnext {version('qnext')}\nmlx {version('mlx')}, mlx-lm {version('mlx-lm')}"
 
 
 def main() -> None:
@@ -55,7 +98,8 @@ def main() -> None:
     occupy_closed_stdin()
     replace_what_cannot_be_encoded()
     try:
-        app()
+        # However it was started, people and shells call it by this name.
+        app(prog_name="qnext")
     except QnextError as error:
         _fail(str(error), error.exit_code)
     except Exception as error:

@@ -9,6 +9,7 @@ from typing import Annotated, TypedDict
 
 import typer
 
+from cli.shell_completion import complete_draft, complete_kv_bits, complete_model
 from cli.views.thought import Thinking
 from mlx_qnext.errors import UsageError
 from mlx_qnext.generate.request import DEEPEST_DRAFT, GenerationConfig, WhenFull
@@ -22,6 +23,7 @@ Model = Annotated[
         "--model",
         "-m",
         envvar=MODEL_VARIABLE,
+        autocompletion=complete_model,
         help="A folder, a hub repository org/name[@revision], or an alias such as thinking-4bit; "
         "without it, the small embedded model.",
     ),
@@ -31,7 +33,7 @@ ShowThinking = Annotated[
     Thinking,
     typer.Option("--thinking", help="Show the thought, collapse it to one line when it ends, or hide it."),
 ]
-NoThink = Annotated[bool, typer.Option("--no-think", help="Answer without thinking first.")]
+NoThink = Annotated[bool, typer.Option("--no-think/--think", help="Answer without thinking first.")]
 Temperature = Annotated[float | None, typer.Option("--temp", help="Temperature; 0 is greedy.")]
 TopP = Annotated[float | None, typer.Option("--top-p", help="Keep the likeliest tokens up to this mass.")]
 TopK = Annotated[int | None, typer.Option("--top-k", help="Keep this many tokens; 0 is all.")]
@@ -57,6 +59,7 @@ Draft = Annotated[
     str,
     typer.Option(
         "--draft",
+        autocompletion=complete_draft,
         metavar="<auto|0-4>",
         help="Tokens that the MTP head drafts a step; auto takes what is fastest, 0 drafts nothing.",
     ),
@@ -82,6 +85,7 @@ KvBits = Annotated[
     int,
     typer.Option(
         "--kv-bits",
+        autocompletion=complete_kv_bits,
         metavar="<16|8|4>",
         help="Bits of the numbers that the cache keeps of each token; 8 takes half the memory and 4 a quarter, for a little "
         "exactness.",

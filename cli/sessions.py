@@ -9,13 +9,14 @@ import typer
 
 from cli import terminal
 from cli.saved import facts_of
+from cli.shell_completion import QuicklyCompleted, QuicklyCompletedGroup, complete_session
 from cli.views.sessions import SessionList, transcript
 from mlx_qnext.errors import UsageError
 
 if TYPE_CHECKING:
     from mlx_qnext.sessions.library import SessionLibrary
 
-sessions = typer.Typer(rich_markup_mode=None)
+sessions = typer.Typer(cls=QuicklyCompletedGroup, rich_markup_mode=None)
 
 
 @sessions.callback(invoke_without_command=True)
@@ -34,9 +35,9 @@ def list_(
         terminal.out().print(SessionList(found), soft_wrap=False)
 
 
-@sessions.command()
+@sessions.command(cls=QuicklyCompleted)
 def show(
-    name: Annotated[str, typer.Argument(help="A saved conversation.")],
+    name: Annotated[str, typer.Argument(help="A saved conversation.", autocompletion=complete_session)],
     thinking: Annotated[bool, typer.Option("--thinking", help="The thoughts too.")] = False,
 ) -> None:
     """Print what was said, as plain text."""
@@ -45,9 +46,12 @@ def show(
     typer.echo(terminal.visible(text) if out.is_terminal else text, nl=False)
 
 
-@sessions.command()
+@sessions.command(cls=QuicklyCompleted)
 def delete(
-    names: Annotated[list[str], typer.Argument(metavar="NAME", help="Saved conversations.")],
+    names: Annotated[
+        list[str],
+        typer.Argument(metavar="NAME", help="Saved conversations.", autocompletion=complete_session),
+    ],
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask first.")] = False,
 ) -> None:
     """Delete conversations, which nothing brings back. One that is open elsewhere is refused."""

@@ -11,7 +11,21 @@ from cli.main import app
 from mlx_qnext import errors
 
 PAGE = Path(__file__).with_name("cli.md")
-COMMANDS = ("chat", "generate", "batch", "inspect", "quantize", "sessions", "sessions show", "sessions delete")
+COMMANDS = (
+    "chat",
+    "generate",
+    "batch",
+    "inspect",
+    "models",
+    "quantize",
+    "sessions",
+    "sessions show",
+    "sessions delete",
+    "config",
+    "config set",
+    "config unset",
+    "config path",
+)
 OTHER_CODES = (
     (0, "The answer is complete, or the facts are printed."),
     (SOME_FAILED_EXIT_CODE, "Lines of a batch have no answer; each has a record that says why."),
@@ -31,9 +45,9 @@ def page() -> str:
 
 
 def _help(*command: str) -> str:
-    result = CliRunner(env={"COLUMNS": "100", "TERMINAL_WIDTH": "100"}).invoke(
-        app, [*command, "--help"], prog_name="qnext"
-    )
+    # Help shows what holds, and the page what is built in.
+    with_nobodys_settings = {"COLUMNS": "100", "TERMINAL_WIDTH": "100", "QNEXT_CONFIG": "/dev/null"}
+    result = CliRunner(env=with_nobodys_settings).invoke(app, [*command, "--help"], prog_name="qnext")
     lines = "\n".join(line.rstrip() for line in result.output.splitlines())
     return f"```\n{lines.strip()}\n```\n"
 

@@ -26,6 +26,15 @@ def sessions_folder() -> Path:
     return _chosen("QNEXT_SESSIONS") or _at_home(_platform().user_data_path) / "sessions"
 
 
+def config_file() -> Path:
+    """Defaults for the command line: `QNEXT_CONFIG`, or else where the platform keeps a user's settings.
+
+    Raises:
+        RuntimeError: it would lie in the user's home, and there is none.
+    """
+    return _chosen("QNEXT_CONFIG") or _at_home(_platform().user_config_path) / "config.toml"
+
+
 def _platform() -> PlatformDirs:
     return PlatformDirs("qnext", appauthor=False)
 

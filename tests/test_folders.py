@@ -9,14 +9,23 @@ import pytest
 from platformdirs import macos, unix
 
 from mlx_qnext import folders
-from mlx_qnext.folders import cache_folder, sessions_folder
+from mlx_qnext.folders import cache_folder, config_file, sessions_folder
 
 KINDS = [
     pytest.param(cache_folder, "QNEXT_CACHE", "XDG_CACHE_HOME", id="cache"),
     pytest.param(sessions_folder, "QNEXT_SESSIONS", "XDG_DATA_HOME", id="sessions"),
+    pytest.param(config_file, "QNEXT_CONFIG", "XDG_CONFIG_HOME", id="config"),
 ]
-BELOW_HOME = {cache_folder: ".cache/qnext", sessions_folder: ".local/share/qnext/sessions"}
-BELOW_LIBRARY = {cache_folder: "Caches/qnext", sessions_folder: "Application Support/qnext/sessions"}
+BELOW_HOME = {
+    cache_folder: ".cache/qnext",
+    sessions_folder: ".local/share/qnext/sessions",
+    config_file: ".config/qnext/config.toml",
+}
+BELOW_LIBRARY = {
+    cache_folder: "Caches/qnext",
+    sessions_folder: "Application Support/qnext/sessions",
+    config_file: "Application Support/qnext/config.toml",
+}
 
 Folder = Callable[[], Path]
 
@@ -24,9 +33,9 @@ Folder = Callable[[], Path]
 @pytest.fixture(autouse=True)
 def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("HOME", str(tmp_path))
-    for name in ("QNEXT_CACHE", "QNEXT_SESSIONS"):
+    for name in ("QNEXT_CACHE", "QNEXT_SESSIONS", "QNEXT_CONFIG"):
         monkeypatch.setenv(name, "")
-    for name in ("XDG_CACHE_HOME", "XDG_DATA_HOME"):
+    for name in ("XDG_CACHE_HOME", "XDG_DATA_HOME", "XDG_CONFIG_HOME"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setattr(folders, "PlatformDirs", unix.Unix)
     return tmp_path
