@@ -18,27 +18,34 @@ from cli.piped import piped_lines
 from cli.settings import Settings
 from cli.shell_completion import QuicklyCompleted, complete_session
 from cli.talk import Talk
-from cli.views.status import Setting
 from cli.views.thought import Thinking
 from mlx_qnext.errors import (
     INTERRUPTED_EXIT_CODE,
     CheckpointError,
     ContextLengthError,
+    HubError,
+    MemoryLimitError,
+    ModelNotFoundError,
     OutputError,
     QnextError,
     SessionError,
     TokenizerError,
+    UnsupportedModelError,
     UsageError,
 )
 
 if TYPE_CHECKING:
     from mlx_qnext.sessions.library import SessionLibrary
 
-# After these the next question may be answered: the model is as it was, and a disk that went away may be back.
+# After these the next question may be answered: there is a model as before, and a disk that went away may be back.
 _PASSING: tuple[type[QnextError], ...] = (
     CheckpointError,
     ContextLengthError,
+    HubError,
+    MemoryLimitError,
+    ModelNotFoundError,
     TokenizerError,
+    UnsupportedModelError,
     SessionError,
     OutputError,
     UsageError,
@@ -67,6 +74,7 @@ def chat(
     system: options.System = None,
     thinking: options.ShowThinking = Thinking.collapse,
     no_think: options.NoThink = False,
+    think_budget: options.ThinkBudget = None,
     temp: options.Temperature = None,
     top_p: options.TopP = None,
     top_k: options.TopK = None,
@@ -111,6 +119,7 @@ def chat(
     settings = Settings(
         model=model,
         no_think=no_think,
+        think_budget=think_budget,
         temp=temp,
         top_p=top_p,
         top_k=top_k,
@@ -131,31 +140,25 @@ def chat(
     if resume is not None:
         resume = resume or _latest(library)
         settings = settings.after(library.read(resume).settings, _given(call))
-    config, room, err = settings.request(), settings.room(memory), terminal.err()
-    typed = terminal.stdin_is_terminal()
-    engine = load_engine(settings.model, err, room)
+    # What cannot be meant is said before a model is loaded.
+    settings.request()
+    room, err, typed = settings.room(memory), terminal.err(), terminal.stdin_is_terminal()
+    # No name for the engine: another one may take its place, and its memory then.
     keeping = Keeping(
         library,
-        engine,
+        load_engine(settings.model, err, room),
         settings.model or EMBEDDED,
         settings.facts(),
         automatic=not no_save and (typed or resume is not None),
     )
-    name = settings.model or EMBEDDED
     talk = Talk(
-        Conversation(system, thinking),
-        config,
-        keeping,
-        err,
-        name if as_json else None,
-        setting=Setting(name, engine.plan.context_tokens),
-        show_steps=show_steps,
+        Conversation(system, thinking), settings, room, keeping, err, as_json=as_json, show_steps=show_steps
     )
     with closing(keeping):
         if resume is not None:
             talk.resume(resume)
         if typed:
-            _in_terminal(talk, name)
+            _in_terminal(talk)
         else:
             _until_left(talk, _piped)
 
@@ -173,11 +176,11 @@ def _given(call: typer.Context) -> set[str]:
     return {name for name, source in sources.items() if source is not None and source.name == "COMMANDLINE"}
 
 
-def _in_terminal(talk: Talk, model: str) -> None:
+def _in_terminal(talk: Talk) -> None:
     """Raises:
     SessionError, OutputError: what was said cannot be saved, the second time too.
     """
-    terminal.note(talk.err, f"{model} · /help lists the commands, Ctrl-D leaves\n")
+    terminal.note(talk.err, f"{talk.keeping.model} · /help lists the commands, Ctrl-D leaves\n")
     with hanging_up_interrupts():
         try:
             _until_left(talk, _typed)

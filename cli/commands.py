@@ -3,70 +3,64 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import Literal, TypeAlias
 
-from rich.console import RenderableType
-
-from cli.conversation import Conversation, Question
-from cli.views.commands import command_list, question_list
+from cli.actions import (
+    Action,
+    Ask,
+    Attach,
+    Change,
+    Clear,
+    Export,
+    Leave,
+    ListSaved,
+    Load,
+    Nothing,
+    Save,
+    Say,
+    ShowFigures,
+    UseModel,
+)
+from cli.adjusting import NAMES
+from cli.conversation import Conversation
+from cli.views.commands import attached_list, command_help, command_list, question_list
 from cli.views.thought import Thinking
 
+Takes: TypeAlias = Literal["nothing", "text", "number", "choice", "path", "session", "model"]
 
-@dataclass(frozen=True)
-class Ask:
-    """Answer this; where it was asked before, another answer is wanted."""
-
-    question: Question
-    again: bool = False
-
-
-@dataclass(frozen=True)
-class Say:
-    """Show this to the user."""
-
-    shown: RenderableType
+_THOUGHTS = {
+    Thinking.show: "shown",
+    Thinking.collapse: "collapsed to a line when they end",
+    Thinking.hide: "hidden",
+}
+_NOTHING = Say("Nothing was asked yet.")
+_WITH_THOUGHTS, _OVER, _NONE = "--thinking", "--overwrite", "--none"
 
 
 @dataclass(frozen=True)
-class Nothing:
-    """An empty line."""
+class Command:
+    """One of them.
 
-
-@dataclass(frozen=True)
-class Clear:
-    """Begin another conversation."""
-
-
-@dataclass(frozen=True)
-class Save:
-    """Keep the conversation on disk, under this name; without one, as it is named already, or by the time."""
-
-    name: str | None
-
-
-@dataclass(frozen=True)
-class Load:
-    """Go on with this saved conversation instead."""
+    Attributes:
+        argument: how what follows the name is written; in brackets where it may be left out.
+        takes: what its first word is. choices: the words it may be, where they are known.
+        meaning: what it does, in half a sentence. more: what else there is to know, in sentences.
+    """
 
     name: str
+    argument: str
+    takes: Takes
+    meaning: str
+    more: str
+    run: Callable[[Conversation, str], Action]
+    choices: tuple[str, ...] = ()
 
-
-@dataclass(frozen=True)
-class ListSaved:
-    """Show which conversations are saved."""
-
-
-@dataclass(frozen=True)
-class Leave:
-    """The end."""
-
-
-Action: TypeAlias = Ask | Say | Nothing | Clear | Save | Load | ListSaved | Leave
-
-_THOUGHTS = {Thinking.show: "shown", Thinking.collapse: "collapsed to a line when they end", Thinking.hide: "hidden"}
-_NOTHING = Say("Nothing was asked yet.")
+    @property
+    def usage(self) -> str:
+        """How it is written."""
+        return f"{self.name} {self.argument}".rstrip()
 
 
 def read(line: str, conversation: Conversation) -> Action:
@@ -75,7 +69,7 @@ def read(line: str, conversation: Conversation) -> Action:
     if not text.startswith("/"):
         return Ask(conversation.question(text)) if text else Nothing()
     name, argument = _parted(text)
-    command = _COMMANDS.get(name)
+    command = COMMANDS.get(name)
     return Say(_unknown(name)) if command is None else command.run(conversation, argument)
 
 
@@ -133,33 +127,187 @@ def _load(_conversation: Conversation, argument: str) -> Action:
     return Load(argument) if argument else Say("Write which one, as in /load NAME; /sessions lists them.")
 
 
-def _help(_conversation: Conversation, _argument: str) -> Action:
-    return Say(command_list({command.usage: command.meaning for command in _COMMANDS.values()}))
+def _set(_conversation: Conversation, argument: str) -> Action:
+    name, value = _parted(argument)
+    return Change(name or None, value or None)
 
 
-@dataclass(frozen=True)
-class _Command:
-    usage: str
-    meaning: str
-    run: Callable[[Conversation, str], Action]
+def _file(conversation: Conversation, argument: str) -> Action:
+    if argument == _NONE:
+        conversation.attached = []
+        return Say("Nothing is attached any more.")
+    if argument:
+        return Attach(argument)
+    if conversation.attached:
+        return Say(attached_list(conversation.attached))
+    return Say("Nothing is attached: /file PATH puts a text file into the next question.")
 
 
-_COMMANDS = {
-    command.usage.partition(" ")[0]: command
-    for command in (
-        _Command("/retry", "ask the last question again", _retry),
-        _Command("/edit [N TEXT]", "ask question N anew, and forget what came after it", _edit),
-        _Command("/undo", "forget the last question and its answer", _undo),
-        _Command("/clear", "forget the conversation, and begin another one", _clear),
-        _Command("/system [TEXT]", "show the system message, or set it", _system),
-        _Command("/think [MODE]", "say what becomes of thoughts, or change it", _think),
-        _Command("/save [NAME]", "keep the conversation on disk", lambda _, name: Save(name or None)),
-        _Command("/load NAME", "go on with a saved conversation", _load),
-        _Command("/sessions", "list the saved conversations", lambda *_: ListSaved()),
-        _Command("/help", "list these commands", _help),
-        _Command("/quit", "leave, as Ctrl-D does", lambda *_: Leave()),
-    )
-}
+def _export(conversation: Conversation, argument: str) -> Action:
+    *words, thinking, overwrite = _without_flags(argument)
+    if not words[0]:
+        return Say("Write where, as in /export chat.md or /export chat.json.")
+    if not conversation.questions:
+        return _NOTHING
+    return Export(words[0], thinking, overwrite)
+
+
+def _without_flags(argument: str) -> tuple[str, bool, bool]:
+    """The path, and whether each of the flags is behind it."""
+    flags = set[str]()
+    while (word := argument.rpartition(" ")[2]) in (_WITH_THOUGHTS, _OVER):
+        flags.add(word)
+        argument = argument.removesuffix(word).rstrip()
+    return argument, _WITH_THOUGHTS in flags, _OVER in flags
+
+
+def _help(_conversation: Conversation, argument: str) -> Action:
+    if not argument:
+        return Say(command_list({command.usage: command.meaning for command in COMMANDS.values()}))
+    name = f"/{argument.removeprefix('/')}"
+    command = COMMANDS.get(name)
+    if command is None:
+        return Say(_unknown(name))
+    return Say(command_help(command.usage, command.meaning, command.more))
+
+
+_ALL = (
+    Command(
+        "/help",
+        "[COMMAND]",
+        "choice",
+        "list these commands, or say more of one",
+        "As in /help edit. What does not begin with a slash is asked.",
+        _help,
+    ),
+    Command(
+        "/retry",
+        "",
+        "nothing",
+        "ask the last question again",
+        "Its answer is replaced once the new one has begun. A seed that is set moves on, or both were the same.",
+        _retry,
+    ),
+    Command(
+        "/edit",
+        "[N TEXT]",
+        "number",
+        "ask question N anew, and forget what came after it",
+        "Alone it lists the questions. The files that the question was about stay with it.",
+        _edit,
+    ),
+    Command(
+        "/undo",
+        "",
+        "nothing",
+        "forget the last question and its answer",
+        "Again, it forgets the one before.",
+        _undo,
+    ),
+    Command(
+        "/clear",
+        "",
+        "nothing",
+        "forget the conversation, and begin another one",
+        "The system message and the settings stay. What was saved stays saved; what comes next is saved apart from it.",
+        _clear,
+    ),
+    Command(
+        "/system",
+        "[TEXT]",
+        "text",
+        "show the system message, or set it",
+        "It leads the conversation, which is read again after it when the next question is asked.",
+        _system,
+    ),
+    Command(
+        "/set",
+        "[NAME [VALUE]]",
+        "choice",
+        "show the settings, or change one",
+        "They are those of the command line: sampling, limits, drafts, the thought. /set NAME default takes back what was set.",
+        _set,
+        NAMES,
+    ),
+    Command(
+        "/think",
+        "[MODE]",
+        "choice",
+        "say what becomes of thoughts on screen, or change it",
+        "They are shown, collapsed to a line when they end, or hidden. /set think off asks for none; /set think-budget N "
+        "closes one that grows longer than N tokens.",
+        _think,
+        tuple(Thinking),
+    ),
+    Command(
+        "/stats",
+        "",
+        "nothing",
+        "show the figures of the last answer and of the conversation",
+        "Tokens, what the cache spared, speed, drafts, experts, memory, and how much of the context is used.",
+        lambda *_: ShowFigures(),
+    ),
+    Command(
+        "/file",
+        "[PATH]",
+        "path",
+        "put a text file into the next question",
+        "It has to be UTF-8 and to fit what is left of the context. Several are possible, one after the other. Alone it lists "
+        f"what is attached; /file {_NONE} drops that.",
+        _file,
+    ),
+    Command(
+        "/save",
+        "[NAME]",
+        "session",
+        "keep the conversation on disk",
+        "With all that the model has read of it, so that going on needs no second reading. Without a name it is saved "
+        "under the one it has, or the time.",
+        lambda _, name: Save(name or None),
+    ),
+    Command(
+        "/load",
+        "NAME",
+        "session",
+        "go on with a saved conversation",
+        "The one at hand is saved first, where that happens by itself. /sessions lists the names.",
+        _load,
+    ),
+    Command(
+        "/sessions",
+        "",
+        "nothing",
+        "list the saved conversations",
+        "qnext sessions shows and deletes them.",
+        lambda *_: ListSaved(),
+    ),
+    Command(
+        "/export",
+        "PATH",
+        "path",
+        "write the conversation into a file, .md or .json",
+        f"Behind the path, {_WITH_THOUGHTS} writes the thoughts too, and {_OVER} replaces a file that is there.",
+        _export,
+    ),
+    Command(
+        "/model",
+        "[NAME]",
+        "model",
+        "say which model answers, or go on with another one",
+        "A folder, a hub repository or an alias. The other one is loaded in its place, and reads the conversation again.",
+        lambda _, name: UseModel(name or None),
+    ),
+    Command(
+        "/quit",
+        "",
+        "nothing",
+        "leave, as Ctrl-D does",
+        "The conversation is saved, unless that is turned off.",
+        lambda *_: Leave(),
+    ),
+)
+
+COMMANDS: Mapping[str, Command] = {command.name: command for command in _ALL}
 
 
 def _parted(text: str) -> tuple[str, str]:
@@ -169,6 +317,6 @@ def _parted(text: str) -> tuple[str, str]:
 
 
 def _unknown(name: str) -> str:
-    near = difflib.get_close_matches(name, _COMMANDS, n=1)
+    near = difflib.get_close_matches(name, COMMANDS, n=1)
     hint = f"did you mean {near[0]}?" if near else "/help lists the commands."
     return f"There is no command {name}: {hint}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
@@ -11,13 +12,38 @@ from mlx_qnext.generate.events import Finished
 
 Message: TypeAlias = dict[str, Any]
 
+_NEWLINE = "\n"
+
+# Where the user's own words begin in a message that files lead; templates know no such field.
+ASKED_FROM = "asked_from"
+
+
+@dataclass(frozen=True)
+class Attachment:
+    """A text file that the next question is about; `tokens` is what its block takes of the context."""
+
+    name: str
+    text: str
+    tokens: int
+
 
 @dataclass(frozen=True)
 class Question:
-    """What is asked, after which part of what was said; until it is answered, nothing is forgotten."""
+    """What is asked, after which part of what was said; until it is answered, nothing is forgotten.
+
+    `files` are blocks of text that come before it.
+    """
 
     past: tuple[Message, ...]
     text: str
+    files: str = ""
+
+    @property
+    def message(self) -> Message:
+        """As a session and a saved one hold it."""
+        # Files first: another question about them then needs no second reading of them.
+        message: Message = {"role": "user", "content": self.files + self.text}
+        return message | ({ASKED_FROM: len(self.files)} if self.files else {})
 
 
 @dataclass
@@ -28,11 +54,13 @@ class Conversation:
         system: the system message, which leads them; `None` or empty is none.
         thinking: what becomes of the next thought on screen.
         said: all other messages.
+        attached: files for the next question.
     """
 
     system: str | None
     thinking: Thinking
     said: list[Message] = field(default_factory=list)
+    attached: list[Attachment] = field(default_factory=list)
 
     @property
     def messages(self) -> list[Message]:
@@ -41,15 +69,17 @@ class Conversation:
 
     @property
     def questions(self) -> list[str]:
-        """What was asked so far, oldest first; they are numbered from 1."""
-        return [text_of(self.said[at]) for at in self._turns()]
+        """What was asked so far, oldest first, without the files; they are numbered from 1."""
+        return [_parted(self.said[at])[1] for at in self._turns()]
 
     def question(self, text: str) -> Question:
-        """The next one."""
-        return Question(tuple(self.said), text)
+        """The next one, about what is attached."""
+        return Question(
+            tuple(self.said), text, "".join(block(each.name, each.text) for each in self.attached)
+        )
 
     def instead_of(self, number: int, text: str | None = None) -> Question:
-        """Another text for a question, or the same one again, from where it was asked; 0 is the last.
+        """Another text for a question, or the same one again, from where it was asked and about the same files; 0 is the last.
 
         Raises:
             IndexError: so many were not asked.
@@ -58,22 +88,25 @@ class Conversation:
         if number < 0:
             raise IndexError(number)
         at = turns[number - 1]
-        return Question(tuple(self.said[:at]), text_of(self.said[at]) if text is None else text)
+        files, asked = _parted(self.said[at])
+        return Question(tuple(self.said[:at]), asked if text is None else text, files)
 
     def prompt(self, question: Question) -> list[Message]:
         """The messages to answer."""
-        return self._led([*question.past, {"role": "user", "content": question.text}])
+        return self._led([*question.past, question.message])
 
     def answered(self, question: Question, result: Finished) -> bool:
         """Remember the exchange, the thought too: the template decides what of it is read again. What was said after the
-        question's past is forgotten.
+        question's past is forgotten, and what was attached for a new one is not any more.
 
         `False`, and nothing is changed, where the answer was stopped before its first word.
         """
         if result.reason == "cancelled" and not (result.text or result.thinking):
             return False
         reply = {"role": "assistant", "content": result.text, "reasoning_content": result.thinking}
-        self.said = [*question.past, {"role": "user", "content": question.text}, reply]
+        if question.past == tuple(self.said):
+            self.attached = []
+        self.said = [*question.past, question.message, reply]
         return True
 
     def undo(self) -> str:
@@ -88,7 +121,7 @@ class Conversation:
 
     def clear(self) -> None:
         """Forget everything but the system message."""
-        self.said = []
+        self.said, self.attached = [], []
 
     def go_on_from(self, messages: Sequence[Message]) -> None:
         """Be another conversation."""
@@ -101,6 +134,19 @@ class Conversation:
 
     def _turns(self) -> list[int]:
         return [at for at, message in enumerate(self.said) if message.get("role") == "user"]
+
+
+def block(name: str, text: str) -> str:
+    """A file as a question holds it: its name, and its text between fences that it has none like."""
+    longest = max(map(len, re.findall("`+", text)), default=0)
+    fence = "`" * max(3, longest + 1)
+    return f"{name}:\n{fence}\n{text.removesuffix(_NEWLINE)}\n{fence}\n\n"
+
+
+def _parted(message: Mapping[str, Any]) -> tuple[str, str]:
+    """The files of a question, and the question."""
+    text, begins = text_of(message), message.get(ASKED_FROM, 0)
+    return text[:begins], text[begins:]
 
 
 def text_of(message: Mapping[str, Any]) -> str:

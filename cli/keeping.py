@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -23,10 +24,9 @@ class Keeping:
 
     Attributes:
         session: what the model has read of the chat.
+        engine: the model. model: as it is named.
+        settings: are saved with the chat.
         automatic: whether it is saved without being asked for.
-
-    Args:
-        model: as it is named. settings: are saved with the chat.
     """
 
     def __init__(
@@ -38,9 +38,9 @@ class Keeping:
         *,
         automatic: bool,
     ) -> None:
-        self.session: Session = engine.session()
-        self.automatic = automatic
-        self._library, self._engine, self._model, self._settings = library, engine, model, settings
+        self.use(engine, model)
+        self.settings, self.automatic = settings, automatic
+        self._library = library
         self._opened: OpenSession | None = None
         self._kept: list[Message] = []
 
@@ -48,6 +48,20 @@ class Keeping:
     def name(self) -> str | None:
         """Under which it is saved; `None` until it is."""
         return None if self._opened is None else self._opened.name
+
+    def use(self, engine: Engine, model: str) -> None:
+        """This model answers from now on; it has read nothing of the chat."""
+        self.engine, self.model = engine, model
+        self.session: Session = engine.session()
+
+    def let_go(self) -> None:
+        """The model's memory is free; nothing but `use` can follow."""
+        self.engine.close()
+        del self.session, self.engine
+        gc.collect()
+        import mlx.core as mx
+
+        mx.clear_cache()
 
     def load(self, name: str) -> tuple[list[Message], str]:
         """Be this saved chat from now on: its messages, and a sentence on what became of its cache. Where that
@@ -61,7 +75,7 @@ class Keeping:
         self._be(opened)
         self._kept = list(opened.messages)
         # The old one is let go first: there may not be room for both.
-        self.session = self._engine.session()
+        self.session = self.engine.session()
         return list(opened.messages), self._resume(opened)
 
     def save(self, messages: Sequence[Message], name: str | None = None) -> str:
@@ -77,7 +91,7 @@ class Keeping:
         if opened is None or name not in (None, opened.name):
             opened = self._library.create(name)
             self._be(opened)
-        refusal = save_session(opened, self.session, self._identity(), messages, self._settings)
+        refusal = save_session(opened, self.session, self._identity(), messages, self.settings)
         self._kept = list(messages)
         asked = sum(message.get("role") == "user" for message in messages)
         return refusal or saved_as(opened.name, asked, self._nbytes(opened.name))
@@ -112,7 +126,7 @@ class Keeping:
         from mlx_qnext.generate.saved import resume_session
 
         try:
-            self.session = resume_session(opened, self._engine, self._identity())
+            self.session = resume_session(opened, self.engine, self._identity())
         except SessionError as error:
             return f"{error} Here they are read again."
         asked = sum(message.get("role") == "user" for message in opened.messages)
@@ -121,7 +135,7 @@ class Keeping:
     def _identity(self) -> Identity:
         from mlx_qnext.generate.saved import identity_of
 
-        return identity_of(self._engine, self._model)
+        return identity_of(self.engine, self.model)
 
     def _nbytes(self, name: str) -> int:
         return sum(map(allocated_bytes, (self._library.folder / name).iterdir()))

@@ -20,6 +20,28 @@ EMBEDDED_NOTE = (
 )
 
 
+def check_model(model: str, err: Console) -> None:
+    """This model is here, and nothing that can be seen before its weights are read keeps it from being loaded.
+
+    Raises:
+        QnextError: as `mlx_qnext.load`.
+    """
+    from mlx_qnext.checkpoint import Checkpoint
+    from mlx_qnext.config import ModelConfig
+    from mlx_qnext.generation_defaults import GenerationDefaults
+    from mlx_qnext.hub import resolve
+    from mlx_qnext.model.loading import check_complete
+    from mlx_qnext.tokenizer import Tokenizer
+
+    with Progress(err, "Downloading", "bytes") as download:
+        folder = resolve(model, download.update)
+    checkpoint = Checkpoint.open(folder)
+    config = ModelConfig.from_dict(checkpoint.config)
+    GenerationDefaults.from_folder(folder)
+    Tokenizer.from_folder(folder, vocab_size=config.vocab_size)
+    check_complete(checkpoint)
+
+
 def load_engine(model: str | None, err: Console, room: Room) -> Engine:
     """The engine of the model named, or of the embedded one, which is said.
 

@@ -34,6 +34,10 @@ ShowThinking = Annotated[
     typer.Option("--thinking", help="Show the thought, collapse it to one line when it ends, or hide it."),
 ]
 NoThink = Annotated[bool, typer.Option("--no-think/--think", help="Answer without thinking first.")]
+ThinkBudget = Annotated[
+    int | None,
+    typer.Option("--think-budget", help="Close a thought by force after so many tokens; 0 is at once."),
+]
 Temperature = Annotated[float | None, typer.Option("--temp", help="Temperature; 0 is greedy.")]
 TopP = Annotated[float | None, typer.Option("--top-p", help="Keep the likeliest tokens up to this mass.")]
 TopK = Annotated[int | None, typer.Option("--top-k", help="Keep this many tokens; 0 is all.")]
@@ -148,6 +152,7 @@ def request(
     max_tokens: int | None,
     stop: Sequence[str] | None,
     no_think: bool,
+    think_budget: int | None = None,
     draft: str,
     when_full: WhenFull,
 ) -> GenerationConfig:
@@ -162,6 +167,7 @@ def request(
         stop=tuple(stop or ()),
         draft=_depth(draft),
         thinking=False if no_think else None,
+        thinking_budget=think_budget,
         when_full=when_full,
     )
 

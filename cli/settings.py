@@ -19,6 +19,7 @@ class Settings:
 
     model: str | None
     no_think: bool
+    think_budget: int | None
     temp: float | None
     top_p: float | None
     top_k: int | None
@@ -53,6 +54,7 @@ class Settings:
             max_tokens=self.max_tokens,
             stop=self.stop,
             no_think=self.no_think,
+            think_budget=self.think_budget,
             draft=self.draft,
             when_full=self.when_full,
         )

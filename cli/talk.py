@@ -3,44 +3,74 @@
 from __future__ import annotations
 
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import typer
 from rich.console import Console, RenderableType
 
 from cli import terminal
+from cli.actions import (
+    Action,
+    Ask,
+    Attach,
+    Change,
+    Clear,
+    Export,
+    Leave,
+    ListSaved,
+    Load,
+    Nothing,
+    Save,
+    Say,
+    ShowFigures,
+    UseModel,
+)
+from cli.adjusting import changed, shown
 from cli.answering import answer
-from cli.commands import Action, Ask, Clear, Leave, ListSaved, Load, Nothing, Save, Say, read
+from cli.attaching import attachment
+from cli.commands import read
 from cli.conversation import Conversation
+from cli.exporting import export
 from cli.keeping import Keeping
+from cli.options import Room
 from cli.reading_ahead import reading_ahead
 from cli.record import record
+from cli.settings import Settings
+from cli.swapping import swap_model
+from cli.totals import Totals
 from cli.views.answer import AnswerView
+from cli.views.commands import attached, setting_line, setting_list
+from cli.views.figures import figures
 from cli.views.stats import print_stats
 from cli.views.status import Setting
 from mlx_qnext.generate.events import Finished
 from mlx_qnext.generate.request import GenerationConfig
 
 _SEEDS = 2**64
+# A question about files keeps this part of the context for itself and its answer.
+_ANSWERS_PART = 8
 
 
 @dataclass
 class Talk:
-    """What is said, and where it is remembered; `json_model` names the model where answers are printed as JSON.
+    """What is said, and where it is remembered.
 
     Attributes:
-        setting: what the line of figures says of the model. show_steps: tokens that one step gave together are shaded.
+        settings: what is asked with. room: what any model may take.
+        as_json: answers are printed as JSON. show_steps: tokens that one step gave together are shaded.
         retries: how many times another answer was asked for. A fixed seed moves on with it, or all answers were the same.
+        totals: of the conversation's answers.
     """
 
     conversation: Conversation
-    config: GenerationConfig
+    settings: Settings
+    room: Room
     keeping: Keeping
     err: Console
-    json_model: str | None
-    setting: Setting
+    as_json: bool = False
     show_steps: bool = False
     retries: int = 0
+    totals: Totals = field(default_factory=Totals)
 
     def turn(self, line: str) -> Finished | None:
         """Do what one text from the user asks for; `None` where that needs no answer.
@@ -49,6 +79,7 @@ class Talk:
             EOFError: it asks to leave. ContextLengthError, TokenizerError: it cannot be asked.
             CheckpointError: an expert cannot be read. The question is forgotten, and what was said before it is not.
             SessionError, OutputError: it cannot be saved, or what was saved cannot be had.
+            UsageError: what it says cannot be meant. QnextError: as `swap_model`.
         """
         action = read(line, self.conversation)
         if isinstance(action, Ask):
@@ -58,7 +89,9 @@ class Talk:
 
     def reading_ahead(self) -> AbstractContextManager[None]:
         """While the user types."""
-        return reading_ahead(self.keeping.session, self.conversation.messages, self.config.thinking)
+        return reading_ahead(
+            self.keeping.session, self.conversation.messages, self.settings.request().thinking
+        )
 
     def keep(self) -> None:
         """Save what was said since it was saved last, where that happens by itself; and say where.
@@ -80,6 +113,7 @@ class Talk:
         self.keep()
         messages, said = self.keeping.load(name)
         self.conversation.go_on_from(messages)
+        self.totals = Totals()
         self._say(said)
 
     def _do(self, action: Action) -> None:
@@ -88,6 +122,7 @@ class Talk:
                 raise EOFError
             case Clear():
                 self.keeping.begin_another()
+                self.totals = Totals()
                 self._say("The conversation is forgotten.")
             case Nothing():
                 pass
@@ -99,6 +134,51 @@ class Talk:
                 self.resume(name)
             case ListSaved():
                 self._say(self.keeping.listed())
+            case Attach(path):
+                self._attach(path)
+            case Change(name, value):
+                self._change(name, value)
+            case ShowFigures():
+                self._say(figures(self.totals, self._setting, len(self.keeping.session.tokens)))
+            case Export(path, thinking, overwrite):
+                messages = self.conversation.messages
+                file = export(path, self.keeping.model, messages, thinking=thinking, overwrite=overwrite)
+                self._say(f"Written to {file}.")
+            case UseModel(name):
+                self._use_model(name)
+
+    def _attach(self, path: str) -> None:
+        engine = self.keeping.engine
+        question = self.conversation.question("")
+        if self.settings.when_full == "drop":
+            question = replace(question, past=())
+        taken = engine.tokenizer.prompt(self.conversation.prompt(question)).token_ids
+        limit = engine.plan.context_tokens
+        room = limit - limit // _ANSWERS_PART - len(taken)
+        file = attachment(path, lambda text: len(engine.tokenizer.encode(text)), max(room, 0))
+        self.conversation.attached.append(file)
+        self._say(attached(file))
+
+    def _change(self, name: str | None, value: str | None) -> None:
+        if name is not None and value is not None:
+            self._adopt(changed(self.settings, name, value))
+        found = list(shown(self.settings, self.keeping.engine.defaults, name))
+        self._say(setting_list(found) if name is None else setting_line(*found))
+
+    def _use_model(self, name: str | None) -> None:
+        if name is None:
+            tokens = self.keeping.engine.plan.context_tokens
+            self._say(f"{self.keeping.model} answers, with a context of {tokens:,} tokens.")
+            return
+        # If no model can be had at all any more, this much is safe.
+        self.keep()
+        swap_model(self.keeping, name, self.room, self.err)
+        self._adopt(replace(self.settings, model=name))
+        self._say(f"{name} answers from now on; what was said is read again.")
+
+    def _adopt(self, settings: Settings) -> None:
+        self.settings = settings
+        self.keeping.settings = settings.facts()
 
     def _save(self, name: str | None) -> None:
         if not self.conversation.questions:
@@ -116,26 +196,33 @@ class Talk:
         self.retries += asked.again
         question = asked.question
         view = None
-        if self.json_model is None:
+        if not self.as_json:
             view = AnswerView(
                 terminal.out(),
                 self.err,
                 self.conversation.thinking,
-                setting=self.setting,
+                setting=self._setting,
                 show_steps=self.show_steps,
             )
         result = answer(
             self.keeping.session, self.conversation.prompt(question), self._config(), self.err, view
         )
-        if self.json_model is not None:
-            typer.echo(record(result, self.json_model))
+        self.totals.add(result)
+        if self.as_json:
+            typer.echo(record(result, self.keeping.model))
         else:
-            print_stats(self.err, result, self.setting)
+            print_stats(self.err, result, self._setting)
         if not self.conversation.answered(question, result):
             terminal.note(self.err, "Stopped before the first word: the question is forgotten.")
         self.err.print()
         return result
 
+    @property
+    def _setting(self) -> Setting:
+        return Setting(self.keeping.model, self.keeping.engine.plan.context_tokens)
+
     def _config(self) -> GenerationConfig:
-        seed = self.config.seed
-        return self.config if seed is None else replace(self.config, seed=(seed + self.retries) % _SEEDS)
+        config = self.settings.request()
+        if config.seed is None:
+            return config
+        return replace(config, seed=(config.seed + self.retries) % _SEEDS)

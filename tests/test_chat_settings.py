@@ -13,6 +13,7 @@ from cli.settings import Settings
 PLAIN = Settings(
     model=None,
     no_think=False,
+    think_budget=None,
     temp=None,
     top_p=None,
     top_k=None,

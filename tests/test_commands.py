@@ -8,7 +8,8 @@ import pytest
 from fakes.engine import finished
 from rich.console import Console
 
-from cli.commands import Action, Ask, Clear, Leave, ListSaved, Load, Nothing, Save, Say, read
+from cli.actions import Action, Ask, Clear, Leave, ListSaved, Load, Nothing, Save, Say
+from cli.commands import COMMANDS, read
 from cli.conversation import Conversation
 from cli.views.thought import Thinking
 
@@ -134,7 +135,7 @@ def test_load_says_where_names_come_from(conversation: Conversation) -> None:
 def test_help_has_a_line_for_every_command(conversation: Conversation) -> None:
     lines = said(read("/help", conversation)).splitlines()
     commands = [line.split()[0] for line in lines if line.startswith("/")]
-    assert len(commands) == len(set(commands)) == 11
+    assert len(commands) == len(set(commands)) == len(COMMANDS) == 16
     for command in commands:
         assert "no command" not in said_if_anything(read(command, conversation))
 

@@ -7,7 +7,8 @@ from rich.cells import cell_len
 from rich.console import RenderableType
 from test_views import check, console
 
-from cli.commands import Say, read
+from cli.actions import Say
+from cli.commands import read
 from cli.conversation import Conversation
 from cli.views.commands import question_list
 from cli.views.sessions import SessionList, goes_on, saved_as, transcript
