@@ -26,6 +26,7 @@ def generate(
     system: options.System = None,
     thinking: options.ShowThinking = Thinking.show,
     no_think: options.NoThink = False,
+    think_budget: options.ThinkBudget = None,
     temp: options.Temperature = None,
     top_p: options.TopP = None,
     top_k: options.TopK = None,
@@ -54,7 +55,13 @@ def generate(
     }
     room = options.room(memory, context, kv_bits)
     config = options.request(
-        sampling, max_tokens=max_tokens, stop=stop, no_think=no_think, draft=draft, when_full=when_full
+        sampling,
+        max_tokens=max_tokens,
+        stop=stop,
+        no_think=no_think,
+        think_budget=think_budget,
+        draft=draft,
+        when_full=when_full,
     )
     messages = _messages(system, _prompt(prompt))
     out, err = terminal.out(), terminal.err()

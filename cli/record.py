@@ -8,19 +8,21 @@ from mlx_qnext.generate.events import ExpertStats, Finished, MemoryStats, MtpSta
 
 
 def record(result: Finished, model: str) -> str:
-    """One line of JSON: `text`, `thinking`, `finish_reason`, `usage` in tokens, `speed`, `forecast`, `mtp`, `experts`,
-    `memory`, and the model as it was named.
+    """One line of JSON: `text`, `thinking`, `finish_reason`, `thought_end`, `usage` in tokens, `speed`, `forecast`, `mtp`,
+    `experts`, `memory`, and the model as it was named.
 
     `forecast` is what had been measured before for this model within this memory, without drafts; null where nothing had been.
     `mtp` says what drafting came to, and is null where nothing could draft; its `speedup_estimate` compares with a few plain
     steps of the same answer. `experts` is null where all were loaded before the first request, `memory` where nothing was
-    planned.
+    planned. `thought_end` is `closed` where the model ended its thought, `budget` where that was used up, `unclosed` where
+    the answer ended within it, and null where there was none.
     """
     stats = result.stats
     facts = {
         "text": result.text,
         "thinking": result.thinking,
         "finish_reason": result.reason,
+        "thought_end": result.thought_end,
         "usage": {
             "prompt_tokens": stats.prompt_tokens,
             "cached_tokens": stats.cached_tokens,

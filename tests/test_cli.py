@@ -63,6 +63,7 @@ def test_json_is_one_object_with_these_keys(qnext: Run) -> None:
         "text",
         "thinking",
         "finish_reason",
+        "thought_end",
         "usage",
         "speed",
         "forecast",

@@ -33,8 +33,13 @@ def stats_line(result: Finished, setting: Setting = _UNNAMED, width: int | None 
         parts.append(Part(context_text(used, setting.context_tokens), 5))
     if stats.memory is not None:
         parts.append(_memory(stats.memory))
-    parts += [Part(ending) for ending in [_ENDINGS[result.reason]] if ending]
+    parts += [Part(ending) for ending in [_ending(result)] if ending]
     return fitted(parts, width)
+
+
+def _ending(result: Finished) -> str:
+    unclosed = result.reason == "length" and result.thought_end == "unclosed"
+    return ("thought " if unclosed else "") + _ENDINGS[result.reason]
 
 
 def print_stats(err: Console, result: Finished, setting: Setting) -> None:
