@@ -72,7 +72,11 @@ class Setting:
         """What holds where nothing sets it; a dash is what the model says, or nothing."""
         if self.name == "model":
             return EMBEDDED
-        found = {command.__name__: _default(command, self.name) for command in (chat, generate)}
+        found = {
+            command.__name__: _default(command, self.name)
+            for command in (chat, generate)
+            if _takes(command, self.name)
+        }
         if len(set(found.values())) == 1:
             return found[chat.__name__]
         return ", ".join(f"{value} ({command})" for command, value in found.items())
@@ -154,6 +158,10 @@ def _setting(name: str, hint: Any) -> Setting:
     if isinstance(hint, type) and issubclass(hint, Enum):
         return Setting(name, str, tuple(each.value for each in hint))
     return Setting(name, get_origin(hint) or hint, ())
+
+
+def _takes(command: Any, name: str) -> bool:
+    return name in inspect.signature(command).parameters
 
 
 def _default(command: Any, name: str) -> str:

@@ -2,25 +2,39 @@
 
 from __future__ import annotations
 
+from io import StringIO
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from rich.console import Console
 
 from cli import options, terminal
 from cli.answering import answer
+from cli.asked import Asked
 from cli.loading import EMBEDDED, load_engine
-from cli.piped import piped_text
+from cli.output_file import check_output, write_output
 from cli.record import record
 from cli.views.answer import AnswerView
 from cli.views.stats import print_stats
 from cli.views.status import Setting
 from cli.views.thought import Thinking
-from mlx_qnext.errors import INTERRUPTED_EXIT_CODE, UsageError
+from mlx_qnext.errors import INTERRUPTED_EXIT_CODE
+from mlx_qnext.generate.events import Finished
 
 
 def generate(
     prompt: Annotated[
-        str | None, typer.Argument(help="The prompt; - or nothing reads it from stdin.")
+        str | None,
+        typer.Argument(
+            help="The prompt; - or nothing reads it from stdin. Beside a prompt, what is piped in is what it is about."
+        ),
+    ] = None,
+    files: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--file", "-f", metavar="<file>", help="A text file that the prompt is about; repeatable."
+        ),
     ] = None,
     model: options.Model = None,
     system: options.System = None,
@@ -41,6 +55,15 @@ def generate(
     context: options.Context = "auto",
     kv_bits: options.KvBits = 16,
     when_full: options.WhenContextIsFull = "stop",
+    output: Annotated[
+        Path | None,
+        typer.Option(
+            "--output",
+            "-o",
+            metavar="<file>",
+            help="Write the answer into this file instead; it is replaced by a whole answer, or stays as it is.",
+        ),
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object instead.")] = False,
 ) -> None:
     """Answer one prompt. The answer goes to stdout, the thought and the figures to stderr."""
@@ -63,27 +86,43 @@ def generate(
         draft=draft,
         when_full=when_full,
     )
-    messages = _messages(system, _prompt(prompt))
-    out, err = terminal.out(), terminal.err()
+    asked = Asked.read(prompt, files or ())
+    if output is not None:
+        check_output(output)
+    err = terminal.err()
     engine = load_engine(model, err, room)
     setting = Setting(model or EMBEDDED, engine.plan.context_tokens)
+    # What goes into a file is not on stdout too, not even in part.
+    out = terminal.out() if output is None else Console(file=StringIO())
     view = None if as_json else AnswerView(out, err, thinking, setting=setting)
-    result = answer(engine.session(), messages, config, err, view)
+    with asked.measured(lambda text: len(engine.tokenizer.encode(text)), engine.plan.context_tokens):
+        result = answer(engine.session(), _messages(system, asked.message), config, err, view)
     if as_json:
-        typer.echo(record(result, model or EMBEDDED))
-    else:
+        _hand_over(record(result, model or EMBEDDED), output, result, err)
+    elif output is not None:
+        _hand_over(result.text, output, result, err)
+    _conclude(result, setting, err, as_json=as_json)
+
+
+def _hand_over(text: str, output: Path | None, result: Finished, err: Console) -> None:
+    """The text is in the file, where there is one and the answer was not broken off, or else on stdout."""
+    whole = result.reason != "cancelled"
+    if output is not None and whole:
+        write_output(output, f"{text}\n")
+        return
+    typer.echo(text)
+    if output is not None:
+        terminal.note(err, f"{output} is as it was: the answer was broken off.")
+
+
+def _conclude(result: Finished, setting: Setting, err: Console, *, as_json: bool) -> None:
+    """Say how it went, and exit as that asks for."""
+    if not as_json:
         print_stats(err, result, setting)
+    elif result.reason == "length":
+        terminal.note(err, "The answer is cut off at the token limit.")
     if result.reason == "cancelled":
         raise typer.Exit(INTERRUPTED_EXIT_CODE)
-
-
-def _prompt(argument: str | None) -> str:
-    if argument is None and terminal.stdin_is_terminal():
-        raise UsageError('There is no prompt: write one, as in qnext generate "Hello", or pipe one in.')
-    text = piped_text() if argument in (None, "-") else argument
-    if text is None or not text.strip():
-        raise UsageError("The prompt is empty: write what the model should answer.")
-    return text
 
 
 def _messages(system: str | None, prompt: str) -> list[dict[str, Any]]:

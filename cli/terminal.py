@@ -51,6 +51,11 @@ def replace_what_cannot_be_encoded() -> None:
             stream.reconfigure(errors="replace")
 
 
+def stdin_is_open() -> bool:
+    """Whether there is any."""
+    return sys.stdin is not None
+
+
 def stdin_is_terminal() -> bool:
     """Whether a person types."""
     return sys.stdin is not None and sys.stdin.isatty()

@@ -27,7 +27,10 @@ COMMANDS = (
     "config path",
 )
 OTHER_CODES = (
-    (0, "The answer is complete, or the facts are printed."),
+    (
+        0,
+        "There is an answer, which may be cut off at its limit of tokens: stderr and `finish_reason` say so. Or facts.",
+    ),
     (SOME_FAILED_EXIT_CODE, "Lines of a batch have no answer; each has a record that says why."),
     (errors.INTERRUPTED_EXIT_CODE, "An interrupt ended the answer; what was said until then is printed."),
 )

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+import re
 import stat
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -18,6 +20,7 @@ from hypothesis import strategies as st
 from cli.config_file import ConfigFile, write_setting
 from cli.config_settings import settings
 from cli.main import app, main
+from cli.options import Room
 from mlx_qnext.errors import UsageError
 
 COMMENTED = """\
@@ -277,6 +280,27 @@ class TestPrecedence:
         assert given_to("batch", "in.jsonl")["draft"] == ("2", "DEFAULT_MAP")
         assert given_to("inspect")["model"] == ("demo", "ENVIRONMENT")
 
+    def test_what_a_conversation_was_saved_with_comes_before_the_file_and_after_the_command_line(
+        self, qnext: Run, file: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        file.write_text("model = 'coder-8bit'\ncontext = '8k'\nkv-bits = 8\n", encoding="utf-8")
+        saved = SimpleNamespace(settings={"model": "coder-4bit", "context": "4k"})
+        monkeypatch.setattr("mlx_qnext.sessions.library.SessionLibrary.read", lambda library, name: saved)
+        loaded: list[tuple[str, Room]] = []
+
+        def load(model: str, err: object, room: Room) -> None:
+            loaded.append((model, room))
+            raise UsageError("Enough is known.")
+
+        monkeypatch.setattr("cli.chat.load_engine", load)
+        for arguments in ([], ["--resume", "notes"], ["--resume", "notes", "--model", "demo"]):
+            assert qnext("chat", *arguments)[0] == 2
+        assert loaded == [
+            ("coder-8bit", Room(None, 8192, 8)),
+            ("coder-4bit", Room(None, 4096, 8)),
+            ("demo", Room(None, 4096, 8)),
+        ]
+
     def test_a_file_that_is_wrong_stops_what_it_counts_for_and_nothing_else(
         self, qnext: Run, file: Path
     ) -> None:
@@ -284,4 +308,4 @@ class TestPrecedence:
         code, _, said = qnext("generate", "hi")
         assert (code, said) == (2, f"qnext: {file}, line 1: 'tmp' is no setting: did you mean temp?\n")
         assert qnext("sessions")[0] == 0
-        assert qnext("--version")[0] == 0
+        assert re.fullmatch(r"qnext \d\S+\nmlx \d\S+, mlx-lm \d\S+\n", qnext("--version")[1])
