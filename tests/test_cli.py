@@ -172,6 +172,7 @@ def test_json_interrupted_is_still_one_object(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr("cli.generate.load_engine", lambda *arguments: _Interrupted())
+    monkeypatch.setattr(sys, "stdin", None)
     assert exit_code(monkeypatch, "generate", "hi", "--json") == 130
     result = json.loads(capsys.readouterr().out)
     assert (result["finish_reason"], result["text"]) == ("cancelled", "It is")
@@ -301,6 +302,7 @@ def test_what_the_encoding_lacks_is_replaced_and_the_answer_goes_on(monkeypatch:
     written = io.BytesIO()
     monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(written, encoding="latin-1"))
     monkeypatch.setattr("cli.generate.load_engine", lambda *arguments: _Japanese())
+    monkeypatch.setattr(sys, "stdin", None)
     assert exit_code(monkeypatch, "generate", "hi") == 0
     assert written.getvalue() == b"?? sushi\n"
 
