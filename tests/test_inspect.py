@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import sys
 from pathlib import Path
@@ -118,6 +119,8 @@ class TestThePlanOfMemory:
     def refused(self, monkeypatch, capsys, memory: int) -> str:
         given = ["--memory", str(memory), "--context", "4k", "hi"]
         monkeypatch.setattr(sys, "argv", ["qnext", "generate", *given])
+        # Beside a prompt it is read, and the test runner's own refuses to be.
+        monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO()))
         with pytest.raises(SystemExit) as left:
             main()
         assert left.value.code == MemoryLimitError.exit_code

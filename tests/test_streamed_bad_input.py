@@ -70,6 +70,9 @@ def qnext(monkeypatch: pytest.MonkeyPatch, model: Path) -> Iterator[Qnext]:
     def run(command: str, *arguments: str) -> int:
         greedy = ["--model", str(model), "--temp", "0", "--no-think"]
         monkeypatch.setattr(sys, "argv", ["qnext", command, *greedy, *arguments])
+        # Beside a prompt it is read, and the test runner's own refuses to be.
+        if command == "generate":
+            monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO()))
         with pytest.raises(SystemExit) as left:
             main()
         assert isinstance(left.value.code, int)
