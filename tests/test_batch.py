@@ -121,6 +121,7 @@ def test_one_at_a_time_is_as_each_alone(engine: Engine) -> None:
     agree(engine, [asked("What is 47 + 85?", replace(GREEDY, max_tokens=5))], 1)
 
 
+@pytest.mark.slow
 def test_seeded_draws_depend_on_neither_order_nor_concurrency(engine: Engine) -> None:
     drawn = replace(HOT, max_tokens=9, draft=2)
     requests = [asked(f"What is {n} + 85?", replace(drawn, seed=n)) for n in range(2)]

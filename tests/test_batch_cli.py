@@ -350,6 +350,7 @@ def killed(program: str, writes: int, *arguments: str) -> int:
     return subprocess.run(command, cwd=ROOT, capture_output=True).returncode
 
 
+@pytest.mark.slow
 def test_a_thousand_lines_survive_a_program_that_is_killed_again_and_again(tmp_path: Path) -> None:
     source, out = tmp_path / "in.jsonl", tmp_path / "out.jsonl"
     source.write_bytes(lines(*({"id": n, "prompt": f"question {n}"} for n in range(1000))))

@@ -228,6 +228,7 @@ def array_bytes(module: Any) -> int:
     return sum(array.nbytes for array in arrays if isinstance(array, mx.array))
 
 
+@pytest.mark.slow
 def test_a_layer_is_held_at_a_time(tmp_path: Path) -> None:
     """Once it has passed, nothing of it is held; while it is read, itself and what its experts are joined from."""
     source = write_hf_checkpoint(tmp_path / "source", BULKY)

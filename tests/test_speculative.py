@@ -190,6 +190,7 @@ rounds = st.lists(st.tuples(st.integers(0, 4), st.integers(0, 4)), min_size=1, m
 ends = st.sampled_from(["eos", "limit", "stop string", "cancel", "leave"])
 
 
+@pytest.mark.slow
 @settings(max_examples=6, deadline=None)
 @given(rounds, ends, st.data())
 def test_after_any_rounds_and_any_end_the_session_holds_exactly_what_was_emitted(
@@ -244,6 +245,7 @@ def check_rounds(
     assert emitted(session, question, brief) == emitted(engine.session(), question, brief)
 
 
+@pytest.mark.slow
 @settings(max_examples=4, deadline=None)
 @given(st.lists(st.sampled_from([None, 0, 1, 3, 4]), min_size=2, max_size=4), st.data())
 def test_turns_that_draft_and_turns_that_do_not_leave_one_memory(

@@ -36,6 +36,7 @@ def check_caches(actual: list[Any], expected: list[Any]) -> None:
             CONTINUED_TRAINED.check(np.array(x), np.array(y), f"cache of layer {index}")
 
 
+@pytest.mark.slow
 @settings(max_examples=25, deadline=None)
 @given(tokens_lists, tokens_lists, st.data())
 def test_any_prefix_of_a_verification_is_a_plain_pass_over_it(
