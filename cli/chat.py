@@ -17,6 +17,7 @@ from cli.loading import EMBEDDED, load_engine
 from cli.piped import piped_lines
 from cli.settings import Settings
 from cli.shell_completion import QuicklyCompleted, complete_session
+from cli.swapping import StoppedError
 from cli.talk import Talk
 from cli.views.thought import Thinking
 from mlx_qnext.errors import (
@@ -49,6 +50,7 @@ _PASSING: tuple[type[QnextError], ...] = (
     SessionError,
     OutputError,
     UsageError,
+    StoppedError,
 )
 _RESUME = "--resume"
 

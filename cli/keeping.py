@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -55,13 +54,9 @@ class Keeping:
         self.session: Session = engine.session()
 
     def let_go(self) -> None:
-        """The model's memory is free; nothing but `use` can follow."""
+        """The model is not held here any more; nothing but `use` can follow."""
         self.engine.close()
         del self.session, self.engine
-        gc.collect()
-        import mlx.core as mx
-
-        mx.clear_cache()
 
     def load(self, name: str) -> tuple[list[Message], str]:
         """Be this saved chat from now on: its messages, and a sentence on what became of its cache. Where that

@@ -1,14 +1,12 @@
-"""What commands of a chat do beyond its messages: settings, files, figures, exports, and other models."""
+"""What commands of a chat do beyond its messages: settings, files, figures and exports."""
 
 from __future__ import annotations
 
 import json
-import weakref
-from collections.abc import Iterator, Sequence
-from contextlib import closing
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import pytest
 from fakes.engine import STATS, ScriptedSession, finished
@@ -17,8 +15,7 @@ from hypothesis import strategies as st
 from rich.console import Console
 from test_chat_settings import PLAIN
 
-from cli import swapping
-from cli.actions import Ask, Attach, Change, Export, Say, ShowFigures, UseModel
+from cli.actions import Ask, Attach, Change, Export, Say, ShowFigures
 from cli.adjusting import NAMES, changed, shown
 from cli.attaching import attachment, read_text
 from cli.commands import COMMANDS, read
@@ -34,12 +31,8 @@ from cli.views.status import Setting
 from cli.views.thought import Thinking
 from mlx_qnext import Engine
 from mlx_qnext.errors import (
-    CheckpointError,
     ContextLengthError,
-    MemoryLimitError,
-    ModelNotFoundError,
     OutputError,
-    QnextError,
     UsageError,
 )
 from mlx_qnext.generate.events import ExpertStats, MemoryStats, MtpStats
@@ -328,120 +321,6 @@ class TestFigures:
     def test_a_thought_that_was_cut_off_is_told_from_an_answer(self, end: Any, said: str) -> None:
         result = replace(finished("", "hm", "length"), thought_end=end)
         assert f"{said} at the token limit" in stats_line(result)
-
-
-class Loads:
-    """Loads what it is told to, and remembers what it was asked for."""
-
-    def __init__(self, engine: Engine, *failures: BaseException | None) -> None:
-        self.asked: list[str] = []
-        self.loaded: list[weakref.ref[Any]] = []
-        self._engine, self._failures = engine, list(failures)
-
-    def __call__(self, model: str, *_: object) -> Any:
-        self.asked.append(model)
-        failure = self._failures.pop(0) if self._failures else None
-        if failure is not None:
-            raise failure
-        # Another object each time: the embedded model's own must not be closed.
-        engine = replace(self._engine, close=lambda: None)
-        self.loaded.append(weakref.ref(engine))
-        return engine
-
-
-class TestModels:
-    @pytest.fixture(autouse=True)
-    def closed(self) -> Iterator[None]:
-        """What a talk writes to is closed behind it."""
-        self.opened: list[IO[str]] = []
-        yield
-        for file in self.opened:
-            file.close()
-
-    @pytest.fixture
-    def checked(self, monkeypatch: pytest.MonkeyPatch) -> list[str]:
-        """Models that were looked at; every one is sound."""
-        seen: list[str] = []
-        monkeypatch.setattr(swapping, "check_model", lambda model, _: seen.append(model))
-        return seen
-
-    def talk(self, tmp_path: Path, loads: Loads, monkeypatch: pytest.MonkeyPatch) -> Talk:
-        monkeypatch.setattr(swapping, "load_engine", loads)
-        library = SessionLibrary(tmp_path)
-        keeping = Keeping(library, loads("first"), "first", PLAIN.facts(), automatic=False)
-        file = (tmp_path / "err").open("w", encoding="utf-8")
-        self.opened.append(file)
-        err = Console(file=file, markup=False)
-        talk = Talk(
-            Conversation(None, Thinking.hide), PLAIN, room("auto", "auto", 16), keeping, err, as_json=True
-        )
-        talk.conversation.answered(talk.conversation.question("one?"), finished("1."))
-        return talk
-
-    def test_another_one_takes_its_place_once_its_memory_is_free(
-        self, engine: Engine, tmp_path: Path, checked: list[str], monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        loads = Loads(engine)
-        talk = self.talk(tmp_path, loads, monkeypatch)
-        freed: list[bool] = []
-        monkeypatch.setattr(
-            swapping, "load_engine", lambda *a: freed.append(loads.loaded[0]() is None) or loads(*a)
-        )
-        messages = talk.conversation.messages
-        with closing(talk.keeping):
-            talk.turn("/model second")
-            assert (checked, loads.asked, freed) == (["second"], ["first", "second"], [True])
-            assert talk.keeping.model == talk.settings.model == talk.keeping.settings["model"] == "second"
-            assert talk.conversation.messages == messages
-            assert talk.keeping.session.tokens == ()
-
-    def test_one_that_is_not_sound_leaves_the_first_untouched(
-        self, engine: Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        talk = self.talk(tmp_path, Loads(engine), monkeypatch)
-        session = talk.keeping.session
-        with closing(talk.keeping), pytest.raises(ModelNotFoundError):
-            talk.turn(f"/model {tmp_path / 'nowhere'}")
-        assert talk.keeping.session is session
-        assert talk.settings.model is None
-
-    @pytest.mark.parametrize("failure", [MemoryLimitError("Too large."), KeyboardInterrupt()])
-    @pytest.mark.usefixtures("checked")
-    def test_one_that_cannot_be_loaded_brings_the_first_back(
-        self, failure: BaseException, engine: Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        loads = Loads(engine, None, failure)
-        talk = self.talk(tmp_path, loads, monkeypatch)
-        with closing(talk.keeping), pytest.raises(type(failure)):
-            talk.turn("/model second")
-        assert loads.asked == ["first", "second", "first"]
-        assert (talk.keeping.model, talk.settings.model) == ("first", None)
-        assert talk.keeping.session.tokens == ()
-
-    @pytest.mark.usefixtures("checked")
-    def test_where_none_is_left_it_is_said(
-        self, engine: Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        talk = self.talk(
-            tmp_path, Loads(engine, None, MemoryLimitError("a"), CheckpointError("b")), monkeypatch
-        )
-        with (
-            closing(talk.keeping),
-            pytest.raises(QnextError, match=r"No model is left: first .* again") as told,
-        ):
-            talk.turn("/model second")
-        assert type(told.value) is QnextError
-
-    def test_alone_it_says_which_one_answers(
-        self, engine: Engine, tmp_path: Path, conversation: Conversation, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        assert read("/model", conversation) == UseModel(None)
-        talk = self.talk(tmp_path, Loads(engine), monkeypatch)
-        with closing(talk.keeping):
-            talk.turn("/model")
-            talk.err.file.flush()
-        tokens = engine.plan.context_tokens
-        assert (tmp_path / "err").read_text() == f"first answers, with a context of {tokens:,} tokens.\n"
 
 
 def test_a_setting_that_is_changed_is_asked_with_and_saved(
