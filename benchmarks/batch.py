@@ -5,8 +5,9 @@ PYTHONPATH=. python benchmarks/batch.py --full-shape [--layers 48] [--prompt 256
 
 Held-out questions to the embedded model, greedy, prompts included in the times; mlx-lm reads the same weights with everything
 in fp32. Every way answers all questions before the next way begins, and how many answers differ from one at a time is counted.
-With `--full-shape` decoding alone is timed, on random 4-bit weights at the 80B shape, which needs a GPU; mlx-lm's copy of them
-(`--peer`) comes after, because the two do not fit together.
+With `--full-shape` decoding alone is timed, on random 4-bit weights at the 80B shape, after prompts of one length and steps
+that compile what is new; it needs a GPU, and 50 GB. mlx-lm's copy of the weights (`--peer`) comes after, because the two do not
+fit together.
 """
 
 from __future__ import annotations
@@ -41,6 +42,9 @@ from mlx_qnext.model.qwen3_next import Model
 
 # How many prompts mlx-lm reads together where nothing else is asked for.
 PEER_PREFILL = 8
+# Decoding at the full shape is timed from where two steps differ by less than a fifth, or after so many.
+ALIKE = 1.2
+MOST_WARMING_STEPS = 5
 
 
 @dataclass(frozen=True)
@@ -184,75 +188,170 @@ def _report(timings: dict[str, list[Timing]]) -> None:
 
 
 def _full_shape(arguments: argparse.Namespace) -> None:
-    from full_shape import _peer as full_shape_peer
-    from synthetic import FULL_SHAPE, SyntheticCheckpoint
+    from synthetic import FULL_SHAPE
+
+    shape = FULL_SHAPE | {"num_hidden_layers": arguments.layers}
+    prompts = _prompts(max(arguments.concurrency), arguments.prompt)
+    own = _own_decoding(shape, arguments, prompts)
+    gc.collect()
+    mx.clear_cache()
+    peers = _peers_decoding(shape, arguments, prompts) if arguments.peer else {}
+    _report_decoding(own, peers)
+
+
+def _own_decoding(
+    shape: dict[str, Any], arguments: argparse.Namespace, prompts: Sequence[Sequence[int]]
+) -> dict[int, Decoding]:
+    from synthetic import SyntheticCheckpoint
 
     from mlx_qnext.model.loading import build_model
 
-    shape = FULL_SHAPE | {"num_hidden_layers": arguments.layers}
     model, _ = build_model(SyntheticCheckpoint.make(shape))
+    return _each("qnext", arguments, lambda n: _together(model, prompts[:n]))
+
+
+def _peers_decoding(
+    shape: dict[str, Any], arguments: argparse.Namespace, prompts: Sequence[Sequence[int]]
+) -> dict[int, Decoding]:
+    from full_shape import _peer as full_shape_peer
+
+    model = full_shape_peer(shape)
+    return _each("mlx-lm", arguments, lambda n: _peers_together(model, prompts[:n]))
+
+
+def _prompts(count: int, length: int) -> list[list[int]]:
+    """Random ones, all different, so that their answers visit experts of their own."""
+    tokens = prompt_of(count * length, 1000)
+    return [tokens[at : at + length] for at in range(0, count * length, length)]
+
+
+@dataclass(frozen=True)
+class Decoding:
+    """Steps of so many sequences together.
+
+    Attributes:
+        ready_s: until steps took alike: all prompts, and what is compiled on first use.
+        steps_s: of the steps that followed, each.
+        peak_bytes: of memory since before the prompts, weights included.
+    """
+
+    concurrency: int
+    ready_s: float
+    steps_s: tuple[float, ...]
+    peak_bytes: int
+
+    @property
+    def step_s(self) -> float:
+        """The median, which something compiled late does not move."""
+        return median(self.steps_s)
+
+    @property
+    def tps(self) -> float:
+        return self.concurrency / self.step_s
+
+
+def _each(
+    name: str, arguments: argparse.Namespace, decoding: Callable[[int], Callable[[], Any]]
+) -> dict[int, Decoding]:
+    """What `decoding` gives at each concurrency is a step, to be called again and again."""
+    found: dict[int, Decoding] = {}
     for n in arguments.concurrency:
-        _say("qnext", n, *_decoded_together(model, n, arguments.prompt, arguments.decoded))
-    del model
-    gc.collect()
-    mx.clear_cache()
-    if arguments.peer:
-        peer = full_shape_peer(shape)
-        for n in arguments.concurrency:
-            _say("mlx-lm", n, *_decoded_by_peer(peer, n, arguments.prompt, arguments.decoded))
+        mx.reset_peak_memory()
+        start = perf_counter()
+        step = decoding(n)
+        _warm_up(step)
+        ready_s = perf_counter() - start
+        steps_s = tuple(_seconds(step) for _ in range(arguments.decoded))
+        found[n] = Decoding(n, ready_s, steps_s, mx.get_peak_memory())
+        print(
+            f"  {name}, {n} together: {found[n].tps:.1f} tok/s, steps of {_ms(found[n].step_s)}, the slowest "
+            f"{_ms(max(steps_s))}, after {ready_s:.1f} s of reading and warming up",
+            flush=True,
+        )
+        del step
+        gc.collect()
+    return found
 
 
-def _say(name: str, concurrency: int, first_s: float, tps: float) -> None:
-    peak = mx.get_peak_memory() / 1e9
-    print(
-        f"{name}, {concurrency} together: first step {first_s:.1f} s, then {tps:.1f} tok/s; {peak:.1f} GB at the peak",
-        flush=True,
-    )
+def _warm_up(step: Callable[[], Any]) -> None:
+    """Until two steps in a row take alike, as nothing is compiled any more."""
+    before = _seconds(step)
+    for _ in range(MOST_WARMING_STEPS - 1):
+        now = _seconds(step)
+        if max(before, now) < ALIKE * min(before, now):
+            return
+        before = now
 
 
-def _decoded_together(model: Model, concurrency: int, prompt: int, count: int) -> tuple[float, float]:
-    """Seconds of the first step, and tokens per second of the others."""
+def _seconds(step: Callable[[], Any]) -> float:
+    start = perf_counter()
+    step()
+    return perf_counter() - start
+
+
+def _ms(seconds: float) -> str:
+    return f"{seconds * 1e3:.1f} ms"
+
+
+def _together(model: Model, prompts: Sequence[Sequence[int]]) -> Callable[[], Any]:
+    """The engine's step, after the prompts."""
     together = Together(model)
-    for n in range(concurrency):
+    for tokens in prompts:
         timeline = Timeline(HybridCache(model.make_cache()))
-        tokens = prompt_of(prompt + n, 1000)
         *_, read = prefill(model, timeline, tokens)
         assert read.hidden is not None
-        sampler = Sampler(GREEDY, model.config.vocab_size, [], seed=0)
-        token = sampler(model.logits(read.hidden)[0, -1])
         endless = SimpleNamespace(push=lambda _: None, ended=False, full=False, overthinks=False)
-        watch = SimpleNamespace(token_came=lambda: None)
         sequence: Any = SimpleNamespace(
-            sampler=sampler, token=token, tokens=tokens, answer=endless, watch=watch, cache=None
+            sampler=Sampler(GREEDY, model.config.vocab_size, [], seed=0),
+            tokens=list(tokens),
+            answer=endless,
+            watch=SimpleNamespace(token_came=lambda: None),
         )
-        together.join(sequence, timeline.cache)
-    return _timed(together.step, concurrency, count)
+        together.begin(sequence, timeline.cache, read.hidden)
+    return together.step
 
 
-def _decoded_by_peer(model: Any, concurrency: int, prompt: int, count: int) -> tuple[float, float]:
+def _peers_together(model: Any, prompts: Sequence[Sequence[int]]) -> Callable[[], Any]:
+    """mlx-lm's step, from the first that all are decoded in."""
     from mlx_lm.generate import BatchGenerator
 
     generator = BatchGenerator(
         model,
-        max_tokens=count + 8,
-        completion_batch_size=concurrency,
-        prefill_batch_size=min(concurrency, PEER_PREFILL),
-        prefill_step_size=256,
+        max_tokens=1 << 30,
+        completion_batch_size=len(prompts),
+        prefill_batch_size=min(len(prompts), PEER_PREFILL),
+        prefill_step_size=len(prompts[0]),
     )
-    generator.insert([prompt_of(prompt + n, 1000) for n in range(concurrency)])
-    generator.next_generated()
-    timed = _timed(generator.next_generated, concurrency, count)
-    generator.close()
-    return timed
+    generator.insert([list(tokens) for tokens in prompts])
+    while len(generator.next_generated()) < len(prompts):
+        pass
+    return generator.next_generated
 
 
-def _timed(step: Callable[[], Any], concurrency: int, count: int) -> tuple[float, float]:
-    start = perf_counter()
-    step()
-    first = perf_counter()
-    for _ in range(count):
-        step()
-    return first - start, concurrency * count / (perf_counter() - first)
+def _report_decoding(own: dict[int, Decoding], peers: dict[int, Decoding]) -> None:
+    first = min(own)
+    print(
+        f"\n| together | qnext tok/s | over {first} | step, ms | peak, GB | mlx-lm tok/s | over {first} | step, ms | peak, GB "
+        "| qnext is |"
+    )
+    print("|---:|" + "---:|" * 9)
+    for n, decoding in own.items():
+        peer = peers.get(n)
+        beside = f"{decoding.tps / peer.tps:.2f}×" if peer else ""
+        cells = [*_cells(decoding, own[first]), *_cells(peer, peers.get(first)), beside]
+        print(f"| {n} | {' | '.join(cells)} |")
+
+
+def _cells(decoding: Decoding | None, first: Decoding | None) -> list[str]:
+    if decoding is None or first is None:
+        return [""] * 4
+    peak_gb = decoding.peak_bytes / 1e9
+    return [
+        f"{decoding.tps:.1f}",
+        f"{decoding.tps / first.tps:.2f}×",
+        f"{decoding.step_s * 1e3:.1f}",
+        f"{peak_gb:.1f}",
+    ]
 
 
 if __name__ == "__main__":
