@@ -18,7 +18,6 @@ from cli.loading import EMBEDDED, load_engine
 from cli.views.batch import BatchCount, BatchView
 from mlx_qnext.errors import INTERRUPTED_EXIT_CODE, QnextError, UsageError
 from mlx_qnext.generate.batch_request import BatchRequest, BatchResult
-from mlx_qnext.generate.events import Finished
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -51,6 +50,7 @@ def batch(
     model: options.Model = None,
     system: options.System = None,
     no_think: options.NoThink = False,
+    think_budget: options.ThinkBudget = None,
     temp: options.Temperature = None,
     top_p: options.TopP = None,
     top_k: options.TopK = None,
@@ -67,7 +67,7 @@ def batch(
     when_full: options.WhenContextIsFull = "stop",
 ) -> None:
     """Answer every line of IN: {"id", "prompt"} or {"id", "messages"}, with temperature, top_p, top_k, min_p,
-    repetition_penalty, presence_penalty, seed, max_tokens, thinking, stop or tools where a line wants its own.
+    repetition_penalty, presence_penalty, seed, max_tokens, thinking, thinking_budget, stop or tools where a line wants its own.
 
     Results are JSON lines in the order in which they finish. A line that cannot be answered gets an error in its place.
     Stopped at any moment, the same command with --resume goes on."""
@@ -82,7 +82,13 @@ def batch(
     }
     room = options.room(memory, context, kv_bits)
     config = options.request(
-        sampling, max_tokens=max_tokens, stop=stop, no_think=no_think, draft=draft, when_full=when_full
+        sampling,
+        max_tokens=max_tokens,
+        stop=stop,
+        no_think=no_think,
+        think_budget=think_budget,
+        draft=draft,
+        when_full=when_full,
     )
     if concurrency < 1:
         raise UsageError(f"--concurrency is {concurrency}, expected at least 1.")
@@ -102,6 +108,8 @@ def batch(
             terminal.note(err, _stopped(job.count, out))
             raise typer.Exit(INTERRUPTED_EXIT_CODE) from None
     terminal.note(err, view.outcome(job.count))
+    if job.count.noticed:
+        terminal.note(err, _noticed(job.count.noticed))
     if job.count.all_failed:
         raise typer.Exit(SOME_FAILED_EXIT_CODE)
 
@@ -135,16 +143,19 @@ class _Job:
         numbered = ((number, request) for number, (_, request) in enumerate(requests))
         for event in run_batch(engine, numbered, concurrency):
             if isinstance(event, BatchResult):
-                self._take(*requests[event.number], event.outcome)
+                self._take(*requests[event.number], event)
             else:
                 terminal.note(self._err, event.message)
 
-    def _take(self, entry: Entry, request: BatchRequest, outcome: Finished | QnextError) -> None:
+    def _take(self, entry: Entry, request: BatchRequest, result: BatchResult) -> None:
+        outcome = result.outcome
         if isinstance(outcome, QnextError):
             self._fail(entry, str(outcome))
             return
-        self._results.write(answer_record(entry, outcome, self._model, tools=bool(request.tools)))
+        tools = bool(request.tools)
+        self._results.write(answer_record(entry, outcome, result.notices, self._model, tools=tools))
         self.count.answered += 1
+        self.count.noticed += bool(result.notices)
         self.count.prompt_tokens += outcome.stats.prompt_tokens
         self.count.cached_tokens += outcome.stats.cached_tokens
         self.count.completion_tokens += outcome.stats.completion_tokens
@@ -181,6 +192,11 @@ def _results(out: str, resume: bool) -> Iterator[Results]:
         raise UsageError("--resume goes on with a file of results: name it with --out.")
     else:
         yield Printed()
+
+
+def _noticed(count: int) -> str:
+    have = "1 answer has" if count == 1 else f"{count} answers have"
+    return f"{have} notices in the record: a limit was met, or messages were left out."
 
 
 def _is_watched(out: str) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from typing import Any
 
 from cli.batch_input import Entry
@@ -10,10 +11,13 @@ from cli.record import record
 from mlx_qnext.generate.events import Finished
 
 
-def answer_record(entry: Entry, result: Finished, model: str, *, tools: bool) -> dict[str, Any]:
-    """`id`, then what `qnext generate --json` prints; `tool_calls` too where the request offered `tools`."""
+def answer_record(
+    entry: Entry, result: Finished, notices: Sequence[str], model: str, *, tools: bool
+) -> dict[str, Any]:
+    """`id`, what `qnext generate --json` prints, and in `notices` what that says beside it; `tool_calls` too where the request
+    offered `tools`."""
     calls = {"tool_calls": list(result.tool_calls)} if tools else {}
-    return {"id": entry.id, **json.loads(record(result, model)), **calls}
+    return {"id": entry.id, **json.loads(record(result, model)), "notices": list(notices), **calls}
 
 
 def error_record(entry: Entry, reason: str) -> dict[str, Any]:

@@ -28,6 +28,7 @@ from mlx_qnext.generate.events import Finished, Notice
 from mlx_qnext.generate.request import GenerationConfig
 from mlx_qnext.generate.timeline import shared_length
 from mlx_qnext.hub import embedded_model
+from mlx_qnext.model.qwen3_next import Model
 
 GREEDY = GenerationConfig(temperature=0.0, thinking=False)
 # Nearly every token is as likely as any other, so that another throw of the dice shows.
@@ -222,6 +223,44 @@ def test_a_thought_is_closed_after_its_own_budget(engine: Engine) -> None:
     agree(engine, requests, 3)
 
 
+def asked_at_length(turns: int, config: GenerationConfig) -> BatchRequest:
+    earlier = [{"role": role, "content": "4 + 5 = 9"} for _ in range(turns) for role in ("user", "assistant")]
+    return BatchRequest([*earlier, {"role": "user", "content": "6 * 7?"}], config)
+
+
+@pytest.mark.parametrize("concurrency", [1, 3])
+def test_each_result_has_the_notices_of_its_request(engine: Engine, concurrency: int) -> None:
+    small = replace(engine, plan=replace(engine.plan, context_tokens=48))
+    config = replace(HOT, seed=1, draft=0, max_tokens=2)
+    requests = [
+        asked_at_length(4, replace(config, when_full="drop")),
+        asked_at_length(0, replace(config, max_tokens=None)),
+        asked_at_length(0, replace(config, max_tokens=500)),
+        asked("6 * 7?", replace(GREEDY, max_tokens=8, thinking=None, thinking_budget=1)),
+        asked_at_length(0, config),
+    ]
+    events = list(run_batch(small, enumerate(requests), concurrency))
+    found = {event.number: event.notices for event in events if isinstance(event, BatchResult)}
+    told: list[tuple[str, ...]] = []
+    for request in requests:
+        alone = small.session().generate(request.messages, request.config)
+        told.append(tuple(event.message for event in alone if isinstance(event, Notice)))
+    # That a thought was closed is in the answer itself.
+    assert told.pop(3) == ("The thought was closed after 1 token.",)
+    assert found.pop(3) == ()
+    assert [found[n] for n in sorted(found)] == told
+    assert [len(notices) for notices in told] == [1, 1, 2, 0]
+    assert not [event for event in events if isinstance(event, Notice)]
+
+
+def test_that_nothing_can_be_drafted_is_said_once(engine: Engine) -> None:
+    headless = replace(engine, model=Model(engine.config, engine.model.model, engine.model.lm_head))
+    requests = [asked("6 * 7?", replace(GREEDY, max_tokens=1))] * 2
+    said = [e.message for e in run_batch(headless, enumerate(requests), 1) if isinstance(e, Notice)]
+    assert len(said) == 1
+    assert "no MTP head" in said[0]
+
+
 @pytest.mark.slow
 def test_tools_are_offered_to_those_that_ask_for_them(engine: Engine) -> None:
     case = next(case for case in cases(1, False) if case.chat.tools)
@@ -235,10 +274,15 @@ def test_experts_that_are_read_when_they_are_needed_give_the_same(engine: Engine
     needs = MemoryNeeds.of(checkpoint, ModelConfig.from_dict(checkpoint.config), 1024)
     small = mlx_qnext.load("demo", memory_bytes=needs.smallest_bytes, context_tokens=1024)
     requests = short(3, 4)
-    streamed = run(small, requests, 3)
+    events = list(run_batch(small, enumerate(requests), 3))
     assert not small.model.complete
+    told = [event.message for event in events if isinstance(event, Notice)]
+    assert [message for message in told if "of the experts find room" in message] == told[:1]
+    streamed = {e.number: e.outcome for e in events if isinstance(e, BatchResult)}
     resident = run(engine, requests, 3)
-    assert [said(streamed[n]) for n in streamed] == [said(resident[n]) for n in streamed]
+    for number, outcome in streamed.items():
+        assert isinstance(outcome, Finished)
+        assert said(outcome) == said(resident[number])
     small.close()
 
 

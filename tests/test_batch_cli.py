@@ -28,7 +28,7 @@ from cli.batch_output import FLUSH_EVERY_S, ResultFile, result_file
 from cli.main import main
 from cli.views.batch import BatchCount, BatchView
 from mlx_qnext.errors import OutputError, UsageError
-from mlx_qnext.generate.batch_request import BatchResult
+from mlx_qnext.generate.batch_request import BatchRequest, BatchResult
 from mlx_qnext.generate.request import GenerationConfig
 
 ROOT = Path(__file__).parent.parent
@@ -99,6 +99,32 @@ class TestProtocol:
         assert first["model"] == "some/model"
         assert "tool_calls" not in first
         assert second["tool_calls"] == []
+
+    def test_a_record_has_its_notices_and_how_many_have_is_told(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+    ) -> None:
+        source = tmp_path / "in.txt"
+        source.write_text("tell\nquestion\n")
+        assert run(monkeypatch, str(source)) == 0
+        streams = capfd.readouterr()
+        found = {r["id"]: r["notices"] for r in map(json.loads, streams.out.splitlines())}
+        assert found == {1: ["Something was met."], 2: []}
+        assert "1 answer has notices" in streams.err
+
+    def test_the_command_s_thinking_budget_is_that_of_lines_that_name_none(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        taken: list[BatchRequest] = []
+
+        def taking(_: object, requests: Iterable[tuple[int, BatchRequest]], *__: Any) -> Iterator[Any]:
+            taken.extend(request for _, request in requests)
+            return iter(())
+
+        monkeypatch.setattr("mlx_qnext.generate.batch.run_batch", taking)
+        source = tmp_path / "in.jsonl"
+        source.write_bytes(lines({"id": 1, "prompt": "x"}, {"id": 2, "prompt": "x", "thinking_budget": 3}))
+        assert run(monkeypatch, str(source), "--think-budget", "9") == 0
+        assert [request.config.thinking_budget for request in taken] == [9, 3]
 
     def test_an_existing_file_is_refused_and_unharmed(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]

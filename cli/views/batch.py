@@ -25,7 +25,7 @@ class BatchCount:
     Attributes:
         total: lines that ask something. held: those of them whose records were there when it began.
         answered, failed: since then; `failed_before` of the held ones had.
-        prompt_tokens, cached_tokens, completion_tokens: of the answers since then.
+        prompt_tokens, cached_tokens, completion_tokens: of the answers since then. noticed: those with notices.
     """
 
     total: int
@@ -36,6 +36,7 @@ class BatchCount:
     prompt_tokens: int = 0
     cached_tokens: int = 0
     completion_tokens: int = 0
+    noticed: int = 0
 
     @property
     def done(self) -> int:

@@ -27,8 +27,9 @@ from mlx_qnext.generate.batch_request import BatchRequest, BatchResult
 from mlx_qnext.generate.checkpoints import Marks
 from mlx_qnext.generate.depth import DraftDepth
 from mlx_qnext.generate.drafter import Drafter
-from mlx_qnext.generate.events import Finished, Notice
+from mlx_qnext.generate.events import Finished, Notice, TokensEmitted
 from mlx_qnext.generate.experts_in_use import ExpertsInUse
+from mlx_qnext.generate.notices import lasting
 from mlx_qnext.generate.prefill import prefill
 from mlx_qnext.generate.run import Run
 from mlx_qnext.generate.sampler import Sampler
@@ -76,6 +77,7 @@ class _Batch:
         self._parked: deque[BatchSequence] = deque()
         self._depth = DraftDepth()
         self._is_scarce = self._told_of_memory = False
+        self._told: set[str] = set()
 
     def events(self, ordered: Iterator[Prepared | BatchResult]) -> Iterator[BatchEvent]:
         """Everything that comes of the requests."""
@@ -114,7 +116,7 @@ class _Batch:
     def _go_on(self) -> Iterator[BatchEvent]:
         """A step of all sequences, after which those that there is no room for any more wait."""
         for sequence in self._together.step():
-            yield BatchResult(sequence.prepared.number, self._finished(sequence))
+            yield sequence.prepared.result(self._finished(sequence))
         notice = self._experts.relieve()
         if notice is not None:
             yield notice
@@ -136,6 +138,7 @@ class _Batch:
 
     def _begin(self, sequence: BatchSequence) -> Generator[BatchEvent, None, None]:
         """Read what the sequence holds, and let it decode beside the others."""
+        yield from self._lasting_notices(draft=0)
         starts = sequence.token is None
         hidden = yield from self._read(sequence, starts)
         cache = self._timeline.cache.fork()
@@ -175,12 +178,14 @@ class _Batch:
 
     def _alone(self, prepared: Prepared) -> Iterator[BatchEvent]:
         """Answer one on the timeline that reads, while no other is there."""
-        engine, sampler = self._engine, prepared.sampler(self._engine)
+        engine, answer = self._engine, prepared.answer(self._engine)
+        sampler = prepared.sampler(engine)
+        yield from self._lasting_notices(prepared.request.config.draft if self._concurrency == 1 else 0)
         run = Run(
             engine.model,
             self._timeline,
             prepared.prompt,
-            prepared.answer(engine),
+            answer,
             sampler,
             threading.Event(),
             Stopwatch(),
@@ -188,13 +193,22 @@ class _Batch:
             self._new_experts(),
             self._speculation(prepared, sampler),
         )
+        is_closing = False
         for event in run.events():
-            # Of a thought that is closed by force the answer tells; beside others nothing else would.
-            if isinstance(event, Notice) and prepared.request.config.thinking_budget is None:
+            # Of a thought that is closed by force the answer tells.
+            if isinstance(event, Notice) and not is_closing:
                 yield event
             elif isinstance(event, Finished):
-                yield BatchResult(prepared.number, event)
+                yield prepared.result(event)
+            is_closing = isinstance(event, TokensEmitted) and event.token_ids == answer.closing_tokens
         self._longest = max(self._longest, len(self._timeline.tokens))
+
+    def _lasting_notices(self, draft: int | None) -> Iterator[Notice]:
+        """What holds for all requests, once."""
+        for message in lasting(self._engine, draft):
+            if message not in self._told:
+                self._told.add(message)
+                yield Notice(message)
 
     def _speculation(self, prepared: Prepared, sampler: Sampler) -> Speculation | None:
         model = self._engine.model

@@ -7,8 +7,10 @@ from typing import TYPE_CHECKING
 
 from mlx_qnext.errors import TokenizerError, UsageError
 from mlx_qnext.generate.answer import Answer
-from mlx_qnext.generate.batch_request import BatchRequest
+from mlx_qnext.generate.batch_request import BatchRequest, BatchResult
 from mlx_qnext.generate.context import ContextWindow
+from mlx_qnext.generate.events import Finished
+from mlx_qnext.generate.notices import context_full, limits_met
 from mlx_qnext.generate.sampler import Sampler
 from mlx_qnext.generate.sampling import Sampling
 from mlx_qnext.tokenizer import Prompt
@@ -24,6 +26,7 @@ class Prepared:
 
     Attributes:
         limit: the most tokens that its answer may have.
+        notices: what to say of it. when_full: what to say where the answer ends for want of room, if that is the context's.
     """
 
     number: int
@@ -31,6 +34,13 @@ class Prepared:
     prompt: Prompt
     limit: int
     sampling: Sampling
+    notices: tuple[str, ...] = ()
+    when_full: str | None = None
+
+    def result(self, answer: Finished) -> BatchResult:
+        """With everything that is to be said of it."""
+        full = () if self.when_full is None or answer.reason != "length" else (self.when_full,)
+        return BatchResult(self.number, answer, (*self.notices, *full))
 
     @property
     def drafts(self) -> bool:
@@ -62,7 +72,7 @@ def prepared(engine: Engine, number: int, request: BatchRequest) -> Prepared:
     if not request.messages:
         raise UsageError("There is nothing to answer: give at least one message.")
     window = ContextWindow(engine.plan.context_tokens)
-    prompt, _ = window.fit(
+    prompt, left_out = window.fit(
         request.messages,
         lambda kept: engine.tokenizer.prompt(kept, tools, config.thinking),
         config.when_full,
@@ -72,5 +82,13 @@ def prepared(engine: Engine, number: int, request: BatchRequest) -> Prepared:
             "The chat template makes nothing of these messages: use the model's own template."
         )
     room = window.limit - len(prompt.token_ids)
-    sampling = Sampling.settle(config, engine.defaults)
-    return Prepared(number, request, prompt, min(room, config.max_tokens or room), sampling)
+    asked = config.max_tokens or room
+    return Prepared(
+        number,
+        request,
+        prompt,
+        min(room, asked),
+        Sampling.settle(config, engine.defaults),
+        limits_met(window.limit, left_out, room, asked),
+        context_full(window.limit) if asked >= room else None,
+    )

@@ -22,7 +22,13 @@ class BatchRequest:
 
 @dataclass(frozen=True)
 class BatchResult:
-    """What came of the `number`-th request, from 0: its answer, or why it has none."""
+    """What came of the `number`-th request, from 0.
+
+    Attributes:
+        outcome: its answer, or why it has none.
+        notices: what the request should know of its answer: messages left out, a limit met. Sentences.
+    """
 
     number: int
     outcome: Finished | QnextError
+    notices: tuple[str, ...] = ()

@@ -20,6 +20,7 @@ from mlx_qnext.generate.drafter import Drafter
 from mlx_qnext.generate.events import Event
 from mlx_qnext.generate.experts_in_use import ExpertsInUse
 from mlx_qnext.generate.forecasts import Outlook
+from mlx_qnext.generate.notices import context_full, lasting, limits_met
 from mlx_qnext.generate.reading_ahead import ReadingAhead
 from mlx_qnext.generate.request import GenerationConfig
 from mlx_qnext.generate.run import Run
@@ -102,7 +103,7 @@ class Session:
             speculation,
             self._outlook(),
             self._notices(asked, room, left_out, config.draft),
-            self._full() if asked >= room else None,
+            context_full(self._window.limit) if asked >= room else None,
         ).events()
 
     def cancel(self) -> None:
@@ -188,41 +189,9 @@ class Session:
         return Outlook(engine.key, engine.plan) if worth else None
 
     def _notices(self, asked: int, room: int, left_out: int, depth: int | None) -> tuple[str, ...]:
-        notices: list[str] = []
-        if left_out:
-            notices.append(
-                f"The context of {self._window.limit} tokens was full: the oldest {left_out} messages are left out from now on."
-            )
-        if asked > room:
-            notices.append(f"The context has room for {room} more tokens, fewer than the {asked} asked for.")
-        new = [notice for notice in self._lasting_notices(depth) if notice not in self._told]
+        new = [notice for notice in lasting(self._engine, depth) if notice not in self._told]
         self._told.update(new)
-        return (*notices, *new)
-
-    def _full(self) -> str:
-        return (
-            f"The answer ends here because the context of {self._window.limit} tokens is full: start with a longer --context, "
-            "or let the oldest turns be left out with --when-full drop."
-        )
-
-    def _lasting_notices(self, depth: int | None) -> Iterator[str]:
-        """What holds for every request of this session, and is said once."""
-        plan = self._engine.plan
-        if not plan.complete:
-            yield (
-                f"{plan.share:.0%} of the experts find room in {plan.total_bytes / 1e9:.1f} GB; the others are read "
-                "when they are needed, which takes its time."
-            )
-        if self._engine.store.pools and not self._engine.store.in_place:
-            yield (
-                "MLX does not see here what is written into its memory, so every expert that is read is copied once "
-                "more, and none is read ahead."
-            )
-        if self._engine.model.mtp is None and depth != 0:
-            yield (
-                "This checkpoint has no MTP head, so nothing is drafted: qnext quantize MODEL DEST --mtp-from SOURCE "
-                "makes one that has."
-            )
+        return (*limits_met(self._window.limit, left_out, room, asked), *new)
 
 
 def _new_cache(engine: Engine) -> HybridCache:

@@ -13,8 +13,9 @@ from mlx_qnext.generate.batch_request import BatchRequest, BatchResult
 def run_batch(
     engine: object, requests: Iterable[tuple[int, BatchRequest]], concurrency: int
 ) -> Iterator[BatchResult]:
-    """Echoes each question, out of order; one that says "fail" fails."""
+    """Echoes each question, out of order; one that says "fail" fails, and one that says "tell" has a notice."""
     for number, request in sorted(requests, key=lambda each: -each[0] % 7):
         text = request.messages[-1]["content"]
         failed = text == "fail"
-        yield BatchResult(number, ContextLengthError("It is too long.") if failed else finished(text))
+        outcome = ContextLengthError("It is too long.") if failed else finished(text)
+        yield BatchResult(number, outcome, ("Something was met.",) if text == "tell" else ())
