@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import runpy
 from xml.etree import ElementTree
 
 import pytest
@@ -11,12 +10,13 @@ from program import ROOT
 
 from cli.conversation import Conversation
 from cli.views.thought import Thinking
+from docs.recording.__main__ import RECORDINGS
 from mlx_qnext import Engine
 from mlx_qnext.generate.events import Finished
 from mlx_qnext.generate.request import GenerationConfig
 
 NAMESPACE = "http://www.w3.org/2000/svg"
-RECORDINGS = runpy.run_path(str(ROOT / "docs" / "record_chat.py"))["RECORDINGS"]
+MOTION = re.compile(r"@media \(prefers-reduced-motion: no-preference\) {\n.*?\n}", re.DOTALL)
 
 
 def picture(name: str) -> str:
@@ -24,12 +24,9 @@ def picture(name: str) -> str:
 
 
 def lines(name: str) -> list[str]:
-    """The lines of a screen, without their indents."""
-    rows: dict[float, str] = {}
-    for element in ElementTree.fromstring(picture(name)).iter(f"{{{NAMESPACE}}}text"):
-        y = float(element.attrib["y"])
-        rows[y] = rows.get(y, "") + (element.text or "")
-    return [row.replace("\N{NO-BREAK SPACE}", " ").strip() for _, row in sorted(rows.items())]
+    """The lines of the screen at the end, without their indents."""
+    rows = ElementTree.fromstring(picture(name)).iterfind(f".//{{{NAMESPACE}}}g[@class='stays']")
+    return ["".join(row.itertext()).replace("\N{NO-BREAK SPACE}", " ").strip() for row in rows]
 
 
 def answers(engine: Engine, questions: list[str]) -> list[Finished]:
@@ -48,6 +45,14 @@ def answers(engine: Engine, questions: list[str]) -> list[Finished]:
 def test_a_recording_is_shown_and_needs_nothing_from_elsewhere(name: str) -> None:
     assert f"](docs/{name}.svg)" in (ROOT / "README.md").read_text(encoding="utf-8")
     assert re.findall(r"https?:[^\"]*|@import|\bsrc\b|\bhref\b", picture(name)) == [NAMESPACE]
+
+
+@pytest.mark.parametrize("name", RECORDINGS)
+def test_nothing_moves_where_that_is_not_wanted(name: str) -> None:
+    still, media_queries = MOTION.subn("", picture(name))
+    assert media_queries == 1
+    assert "animation-name" not in still
+    assert ".gone { visibility: hidden; }" in still
 
 
 @pytest.mark.parametrize("name", [pytest.param("chat", marks=pytest.mark.slow), "steps"])

@@ -1,0 +1,1 @@
+"""Pictures of the program in a terminal, as it really ran: python -m docs.recording."""
