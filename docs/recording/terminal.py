@@ -177,7 +177,7 @@ def _versions(row: int, shown: Sequence[tuple[float, Text]]) -> Iterator[Version
 def _environment(folder: Path) -> dict[str, str]:
     """Of a user who has set nothing up."""
     kept = {name: value for name, value in os.environ.items() if name not in PERSONAL}
-    names = ("QNEXT_CACHE", "QNEXT_SESSIONS", "QNEXT_CONFIG")
+    names = ("QNEXT_CACHE", "QNEXT_SESSIONS", "QNEXT_CONFIG", "QNEXT_HISTORY")
     return kept | {name: str(folder / name) for name in names} | {"TERM": "xterm"}
 
 
