@@ -12,7 +12,7 @@ from cli import options, terminal
 from cli.conversation import Conversation
 from cli.interrupts import hanging_up_interrupts
 from cli.keeping import Keeping
-from cli.keyboard import typed_turns, unechoed
+from cli.keyboard import typed_turns
 from cli.loading import EMBEDDED, load_engine
 from cli.piped import piped_lines
 from cli.settings import Settings
@@ -214,15 +214,14 @@ def _until_left(talk: Talk, turns: Callable[[Talk], None]) -> None:
 
 def _typed(talk: Talk) -> None:
     """All turns until the user leaves."""
-    turns = typed_turns(talk.err)
-    while (text := _next(talk, turns)) is not None:
-        try:
-            with unechoed():
+    with closing(typed_turns(talk.err)) as turns:
+        while (text := _next(talk, turns)) is not None:
+            try:
                 talk.turn(text)
-        except _PASSING as error:
-            _complain(talk, error)
-        except EOFError:
-            return
+            except _PASSING as error:
+                _complain(talk, error)
+            except EOFError:
+                return
 
 
 def _next(talk: Talk, turns: Iterator[str]) -> str | None:

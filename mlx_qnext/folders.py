@@ -35,6 +35,15 @@ def config_file() -> Path:
     return _chosen("QNEXT_CONFIG") or _at_home(_platform().user_config_path) / "config.toml"
 
 
+def history_file() -> Path:
+    """What was typed into chats: `QNEXT_HISTORY`, or else where the platform keeps a program's state.
+
+    Raises:
+        RuntimeError: it would lie in the user's home, and there is none.
+    """
+    return _chosen("QNEXT_HISTORY") or _at_home(_platform().user_state_path) / "history.jsonl"
+
+
 def _platform() -> PlatformDirs:
     return PlatformDirs("qnext", appauthor=False)
 

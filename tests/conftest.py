@@ -27,6 +27,7 @@ def cache_of_its_own(tmp_path_factory: pytest.TempPathFactory) -> None:
     """Nothing that tests or the programs they start remember or save gets among the user's own, whose settings do not count."""
     os.environ["QNEXT_CACHE"] = str(tmp_path_factory.mktemp("cache"))
     os.environ["QNEXT_CONFIG"] = str(tmp_path_factory.mktemp("config") / "config.toml")
+    os.environ["QNEXT_HISTORY"] = str(tmp_path_factory.mktemp("history") / "history.jsonl")
     os.environ["QNEXT_SESSIONS"] = str(tmp_path_factory.mktemp("sessions"))
 
 

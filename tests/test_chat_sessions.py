@@ -8,7 +8,6 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
-from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from io import BytesIO, TextIOWrapper
 from pathlib import Path
@@ -93,8 +92,7 @@ def chat(
         batches = iter([lines, again])
         with monkeypatch.context() as patched:
             patched.setattr("cli.terminal.stdin_is_terminal", lambda: True)
-            patched.setattr("cli.chat.unechoed", nullcontext)
-            patched.setattr("cli.chat.typed_turns", lambda _: iter(next(batches)))
+            patched.setattr("cli.chat.typed_turns", lambda _: (line for line in next(batches)))
             return qnext("chat", "--temp", "0", "--json", *options)
 
     return run

@@ -9,22 +9,25 @@ import pytest
 from platformdirs import macos, unix
 
 from mlx_qnext import folders
-from mlx_qnext.folders import cache_folder, config_file, sessions_folder
+from mlx_qnext.folders import cache_folder, config_file, history_file, sessions_folder
 
 KINDS = [
     pytest.param(cache_folder, "QNEXT_CACHE", "XDG_CACHE_HOME", id="cache"),
     pytest.param(sessions_folder, "QNEXT_SESSIONS", "XDG_DATA_HOME", id="sessions"),
     pytest.param(config_file, "QNEXT_CONFIG", "XDG_CONFIG_HOME", id="config"),
+    pytest.param(history_file, "QNEXT_HISTORY", "XDG_STATE_HOME", id="history"),
 ]
 BELOW_HOME = {
     cache_folder: ".cache/qnext",
     sessions_folder: ".local/share/qnext/sessions",
     config_file: ".config/qnext/config.toml",
+    history_file: ".local/state/qnext/history.jsonl",
 }
 BELOW_LIBRARY = {
     cache_folder: "Caches/qnext",
     sessions_folder: "Application Support/qnext/sessions",
     config_file: "Application Support/qnext/config.toml",
+    history_file: "Application Support/qnext/history.jsonl",
 }
 
 Folder = Callable[[], Path]
@@ -33,9 +36,9 @@ Folder = Callable[[], Path]
 @pytest.fixture(autouse=True)
 def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("HOME", str(tmp_path))
-    for name in ("QNEXT_CACHE", "QNEXT_SESSIONS", "QNEXT_CONFIG"):
+    for name in ("QNEXT_CACHE", "QNEXT_SESSIONS", "QNEXT_CONFIG", "QNEXT_HISTORY"):
         monkeypatch.setenv(name, "")
-    for name in ("XDG_CACHE_HOME", "XDG_DATA_HOME", "XDG_CONFIG_HOME"):
+    for name in ("XDG_CACHE_HOME", "XDG_DATA_HOME", "XDG_CONFIG_HOME", "XDG_STATE_HOME"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setattr(folders, "PlatformDirs", unix.Unix)
     return tmp_path

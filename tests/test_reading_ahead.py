@@ -8,7 +8,6 @@ import signal
 import sys
 import threading
 from collections.abc import Iterator, Sequence
-from contextlib import nullcontext
 from typing import Any
 
 import pytest
@@ -25,8 +24,7 @@ from mlx_qnext.generate.request import GenerationConfig
 def typing(monkeypatch: pytest.MonkeyPatch, engine: object, turns: Iterator[str], *options: str) -> object:
     """What `qnext chat` exits with when these turns are typed in a terminal."""
     monkeypatch.setattr("cli.terminal.stdin_is_terminal", lambda: True)
-    monkeypatch.setattr("cli.chat.unechoed", nullcontext)
-    monkeypatch.setattr("cli.chat.typed_turns", lambda _: turns)
+    monkeypatch.setattr("cli.chat.typed_turns", lambda _: (turn for turn in turns))
     monkeypatch.setattr("cli.chat.load_engine", lambda *arguments: engine)
     monkeypatch.setattr(sys, "argv", ["qnext", "chat", "--no-save", *options])
     with pytest.raises(SystemExit) as left:

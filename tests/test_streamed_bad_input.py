@@ -13,7 +13,6 @@ import shutil
 import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -188,7 +187,6 @@ class TestConversations:
 
         def types(questions: Sequence[str]) -> None:
             monkeypatch.setattr("cli.terminal.stdin_is_terminal", lambda: True)
-            monkeypatch.setattr("cli.chat.unechoed", nullcontext)
             monkeypatch.setattr("cli.chat.typed_turns", lambda _: turns(questions))
 
         return types
