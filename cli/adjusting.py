@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 
 DEFAULT = "default"
 _SWITCH = {"on": False, "off": True}
+# As the request's fields, and those of JSON, are called.
+_OTHER_NAMES = {"temperature": "temp", "thinking-budget": "think-budget"}
 
 
 @dataclass(frozen=True)
@@ -68,8 +70,8 @@ _ADJUSTABLE = {
         _Adjustable("presence-penalty", "presence_penalty", float, "a number", "presence_penalty"),
         _Adjustable("seed", "seed", int, "a whole number", "drawn anew for each answer"),
         _Adjustable("max-tokens", "max_tokens", int, "a whole number", "what the context leaves"),
-        _Adjustable("draft", "draft", str, "auto or a number", "auto"),
-        _Adjustable("think", "no_think", _switch, "on or off", "on"),
+        _Adjustable("draft", "draft", str, "auto, a number", "auto"),
+        _Adjustable("think", "no_think", _switch, "on, off", "on"),
         _Adjustable("think-budget", "think_budget", int, "a whole number", "no limit"),
     )
 }
@@ -83,13 +85,15 @@ def changed(settings: Settings, name: str, value: str) -> Settings:
     Raises:
         UsageError: there is no such setting, or the value cannot be meant.
     """
-    adjustable = _named(name)
+    adjustable, value = _named(name), value.lower()
     if value == DEFAULT:
         return replace(settings, **{adjustable.field: _unset(adjustable.field)})
     try:
         read = adjustable.read(value)
     except ValueError:
-        raise UsageError(f"{name} is {value!r}, expected {adjustable.expected}, or {DEFAULT}.") from None
+        raise UsageError(
+            f"{adjustable.name} is {value!r}, expected {adjustable.expected} or {DEFAULT}."
+        ) from None
     found = replace(settings, **{adjustable.field: read})
     # Checked as the options are.
     found.request()
@@ -107,9 +111,10 @@ def shown(settings: Settings, defaults: GenerationDefaults, name: str | None = N
 
 
 def _named(name: str) -> _Adjustable:
-    known = _ADJUSTABLE.get(name.removeprefix("--"))
+    folded = name.removeprefix("--").lower().replace("_", "-")
+    known = _ADJUSTABLE.get(_OTHER_NAMES.get(folded, folded))
     if known is None:
-        near = difflib.get_close_matches(name, NAMES, n=1)
+        near = difflib.get_close_matches(folded, NAMES, n=1)
         hint = f"did you mean {near[0]}?" if near else f"expected one of {', '.join(NAMES)}."
         raise UsageError(f"There is no setting {name}: {hint}")
     return known

@@ -8,13 +8,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cli import terminal
-from cli.attaching import read_text
+from cli.attaching import named_file, read_text
 from cli.conversation import block
 from cli.piped import piped_text
+from cli.texts import MOST_BYTES
 from mlx_qnext.errors import ContextLengthError, UsageError
 
-# No context of these models holds more, whatever the text.
-_MOST_BYTES = 1 << 28
 _STDIN = "stdin"
 
 
@@ -37,12 +36,13 @@ class Asked:
             UsageError: there is no prompt, or a file or stdin is no text.
             ContextLengthError: a file is larger than any context.
         """
-        texts = {path: block(path, read_text(Path(path).expanduser(), _MOST_BYTES)) for path in files}
+        texts = {path: block(path, read_text(_file(path), MOST_BYTES)) for path in files}
         if prompt is None or prompt == "-":
             return cls(texts, _sound(_piped_prompt(prompt)))
         asked = _sound(prompt)
-        if terminal.stdin_is_open() and not terminal.stdin_is_terminal() and (piped := piped_text()).strip():
-            texts[_STDIN] = f"{piped.rstrip()}\n\n"
+        if terminal.stdin_is_open() and not terminal.stdin_is_terminal():
+            piped = piped_text(_say_that_stdin_is_awaited)
+            texts |= {_STDIN: f"{piped.rstrip()}\n\n"} if piped.strip() else {}
         return cls(texts, asked)
 
     @property
@@ -68,6 +68,18 @@ class Asked:
                 f"The context holds {limit_tokens:,} tokens, and {sizes}: leave out a part of it, or start with a longer "
                 "--context."
             ) from None
+
+
+def _file(path: str) -> Path:
+    if not path:
+        raise UsageError("--file names no file: it is empty.")
+    return named_file(path)
+
+
+def _say_that_stdin_is_awaited() -> None:
+    terminal.note(
+        terminal.err(), "Waiting for the end of stdin, which the prompt is about; </dev/null gives it none."
+    )
 
 
 def _piped_prompt(argument: str | None) -> str:

@@ -7,8 +7,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 from cli.conversation import Attachment, block
+from cli.terminal import visible
+from cli.texts import decoded
 from mlx_qnext.errors import ContextLengthError, UsageError
-from mlx_qnext.json_fields import shown
 
 # The longest token of Qwen's vocabulary has so many bytes: what is larger than all tokens can be need not be read.
 _MOST_BYTES_A_TOKEN = 128
@@ -21,6 +22,9 @@ def attachment(path: str, count: Callable[[str], int], room_tokens: int) -> Atta
         UsageError: it cannot be read, or is no text. ContextLengthError: there is no room for it.
     """
     file = _found(path)
+    # A pipe might never end, and nobody could type meanwhile.
+    if _is_there(file) and not file.is_file() and not file.is_dir():
+        raise UsageError(f"{visible(path)} is a pipe or a device: name a text file.")
     text = read_text(file, most_bytes=room_tokens * _MOST_BYTES_A_TOKEN)
     tokens = count(block(file.name, text))
     if tokens > room_tokens:
@@ -37,37 +41,58 @@ def read_text(file: Path, most_bytes: int) -> str:
     Raises:
         UsageError: it cannot be read, or is no UTF-8 text. ContextLengthError: it is larger than `most_bytes`.
     """
+    name = visible(file.name)
     try:
-        size = file.stat().st_size
-        if size > most_bytes and file.is_file():
-            raise ContextLengthError(
-                f"{file.name} has {size / 1e6:,.1f} MB, more than what is left of the context can hold: attach a part of it."
-            )
-        content = file.read_bytes()
+        size, content = _read(file, most_bytes)
     except OSError as error:
-        raise UsageError(f"{shown(str(file))} cannot be read ({error.strerror}): name a text file.") from None
-    try:
-        text = content.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
         raise UsageError(
-            f"{file.name} is not UTF-8 text (byte {error.start}): convert it, for example with iconv."
+            f"{visible(str(file))} cannot be read ({error.strerror}): name a text file."
         ) from None
-    if "\0" in text:
-        raise UsageError(
-            f"{file.name} is not text (byte {text.encode().index(0)} is zero): name a text file."
+    except ValueError:
+        raise UsageError(f"{visible(str(file))} is no name of a file: name a text file.") from None
+    if size > most_bytes:
+        raise ContextLengthError(
+            f"{name} has {size / 1e6:,.1f} MB, more than what is left of the context can hold: attach a part of it."
         )
+    text = decoded(content, name)
     if not text.strip():
-        raise UsageError(f"{file.name} is empty: there is nothing to attach.")
+        raise UsageError(f"{name} is empty: there is nothing to attach.")
     return text
+
+
+def _read(file: Path, most_bytes: int) -> tuple[int, bytes]:
+    """How large it is, and all of it if that is no more than this; pipes and devices are as large as what was read."""
+    size = file.stat().st_size
+    if size > most_bytes:
+        return size, b""
+    with file.open("rb") as opened:
+        content = opened.read(most_bytes + 1)
+    return len(content), content
+
+
+def named_file(path: str) -> Path:
+    """The file of this name, in somebody's home where it says so and there is one."""
+    try:
+        return Path(path).expanduser()
+    except RuntimeError:
+        return Path(path)
 
 
 def _found(path: str) -> Path:
     """The file that is meant; terminals quote the spaces in a name that is dropped on them."""
-    file = Path(path).expanduser()
-    if file.exists():
+    file = named_file(path)
+    if _is_there(file):
         return file
     try:
         words = shlex.split(path)
     except ValueError:
         return file
-    return Path(words[0]).expanduser() if len(words) == 1 else file
+    return named_file(words[0]) if len(words) == 1 else file
+
+
+def _is_there(file: Path) -> bool:
+    """Whatever it is; a name that is too long names nothing."""
+    try:
+        return file.exists()
+    except OSError:
+        return False

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
@@ -27,6 +28,7 @@ from cli.adjusting import NAMES
 from cli.conversation import Conversation
 from cli.views.commands import attached_list, command_help, command_list, question_list
 from cli.views.thought import Thinking
+from mlx_qnext.errors import UsageError
 
 Takes: TypeAlias = Literal["nothing", "text", "number", "choice", "path", "session", "model"]
 
@@ -37,6 +39,10 @@ _THOUGHTS = {
 }
 _NOTHING = Say("Nothing was asked yet.")
 _WITH_THOUGHTS, _OVER, _NONE = "--thinking", "--overwrite", "--none"
+# A path or a comment may begin with a slash too.
+_LOOKS_LIKE_ONE = re.compile(r"/[a-z?][\w?-]*", re.IGNORECASE)
+# What other chats call them.
+_OTHER_NAMES = {"/?": "/help", "/exit": "/quit", "/bye": "/quit", "/new": "/clear"}
 
 
 @dataclass(frozen=True)
@@ -64,13 +70,21 @@ class Command:
 
 
 def read(line: str, conversation: Conversation) -> Action:
-    """What to do about a line; where it is about the conversation alone, it is done already."""
+    """What to do about a line; where it is about the conversation alone, it is done already.
+
+    Raises:
+        UsageError: it looks like a command and is none, or what follows the command cannot be meant.
+    """
     text = line.strip()
-    if not text.startswith("/"):
-        return Ask(conversation.question(text)) if text else Nothing()
+    if not text:
+        return Nothing()
     name, argument = _parted(text)
-    command = COMMANDS.get(name)
-    return Say(_unknown(name)) if command is None else command.run(conversation, argument)
+    if line[0].isspace() or not _LOOKS_LIKE_ONE.fullmatch(name):
+        return Ask(conversation.question(text))
+    command = _named(name)
+    if argument and command.takes == "nothing":
+        raise UsageError(f"{command.name} takes nothing behind it, and here is {argument}: leave that out.")
+    return command.run(conversation, argument)
 
 
 def _retry(conversation: Conversation, _argument: str) -> Action:
@@ -87,7 +101,7 @@ def _edit(conversation: Conversation, argument: str) -> Action:
     if not argument:
         return Say(question_list(questions))
     if not number.isascii() or not number.isdigit() or not 1 <= int(number) <= len(questions):
-        return Say(f"There is no question {number}: /edit lists them, from 1 to {len(questions)}.")
+        raise UsageError(f"There is no question {number}: /edit lists them, from 1 to {len(questions)}.")
     if not text:
         return Say(
             f"Write the new text behind the number, as in /edit {number} TEXT. Until now it is:\n{questions[int(number) - 1]}"
@@ -113,7 +127,10 @@ def _system(conversation: Conversation, argument: str) -> Action:
 def _think(conversation: Conversation, argument: str) -> Action:
     if argument not in list(Thinking):
         modes = ", ".join(f"/think {mode}" for mode in Thinking)
-        return Say(f"Write one of {modes}; now it is {conversation.thinking}.")
+        said = f"Write one of {modes}; now it is {conversation.thinking}."
+        if argument:
+            raise UsageError(f"Thoughts cannot be {argument} on screen. {said}")
+        return Say(said)
     conversation.thinking = Thinking(argument)
     return Say(f"Thoughts are {_THOUGHTS[conversation.thinking]} from now on.")
 
@@ -124,11 +141,13 @@ def _clear(conversation: Conversation, _argument: str) -> Action:
 
 
 def _load(_conversation: Conversation, argument: str) -> Action:
-    return Load(argument) if argument else Say("Write which one, as in /load NAME; /sessions lists them.")
+    if not argument:
+        raise UsageError("Write which one, as in /load NAME; /sessions lists them.")
+    return Load(argument)
 
 
 def _set(_conversation: Conversation, argument: str) -> Action:
-    name, value = _parted(argument)
+    name, value = _parted(argument.replace("=", " ", 1))
     return Change(name or None, value or None)
 
 
@@ -146,7 +165,7 @@ def _file(conversation: Conversation, argument: str) -> Action:
 def _export(conversation: Conversation, argument: str) -> Action:
     *words, thinking, overwrite = _without_flags(argument)
     if not words[0]:
-        return Say("Write where, as in /export chat.md or /export chat.json.")
+        raise UsageError("Write where, as in /export chat.md or /export chat.json.")
     if not conversation.questions:
         return _NOTHING
     return Export(words[0], thinking, overwrite)
@@ -164,10 +183,7 @@ def _without_flags(argument: str) -> tuple[str, bool, bool]:
 def _help(_conversation: Conversation, argument: str) -> Action:
     if not argument:
         return Say(command_list({command.usage: command.meaning for command in COMMANDS.values()}))
-    name = f"/{argument.removeprefix('/')}"
-    command = COMMANDS.get(name)
-    if command is None:
-        return Say(_unknown(name))
+    command = _named(f"/{argument.split()[0].removeprefix('/')}")
     return Say(command_help(command.usage, command.meaning, command.more))
 
 
@@ -177,7 +193,7 @@ _ALL = (
         "[COMMAND]",
         "choice",
         "list these commands, or say more of one",
-        "As in /help edit. What does not begin with a slash is asked.",
+        "As in /help edit. What is no command is asked, a path such as /usr/bin too; a space in front asks anything.",
         _help,
     ),
     Command(
@@ -316,7 +332,18 @@ def _parted(text: str) -> tuple[str, str]:
     return word, rest[0] if rest else ""
 
 
-def _unknown(name: str) -> str:
-    near = difflib.get_close_matches(name, COMMANDS, n=1)
-    hint = f"did you mean {near[0]}?" if near else "/help lists the commands."
-    return f"There is no command {name}: {hint}"
+def _named(name: str) -> Command:
+    """The command of this name, in small letters or large ones.
+
+    Raises:
+        UsageError: there is none.
+    """
+    folded = name.lower()
+    known = COMMANDS.get(_OTHER_NAMES.get(folded, folded))
+    if known is not None:
+        return known
+    near = difflib.get_close_matches(folded, COMMANDS, n=1)
+    hint = (
+        f"did you mean {near[0]}?" if near else "/help lists them, and a space in front makes it a question."
+    )
+    raise UsageError(f"There is no command {name}: {hint}")

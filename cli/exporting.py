@@ -6,6 +6,7 @@ import json
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
+from cli.attaching import named_file
 from cli.conversation import ASKED_FROM, Message, text_of
 from mlx_qnext.disk import replacing, writing
 from mlx_qnext.errors import OutputError, UsageError
@@ -20,17 +21,20 @@ def export(path: str, model: str, messages: Sequence[Message], *, thinking: bool
     Raises:
         UsageError: no format is known by that name. OutputError: there is a file already, or the disk refuses.
     """
-    file = Path(path).expanduser()
+    file = named_file(path)
     render = _FORMATS.get(file.suffix.lower())
     if render is None:
         raise UsageError(
             f"{path} ends in neither .md nor .json: name the file so that it says what to write."
         )
-    if file.exists() and not overwrite:
-        raise OutputError(f"{path} is there already: choose another name, or replace it with --overwrite.")
     told = [_told(message, thinking=thinking) for message in messages]
-    with writing(file, when_full="write it again"), replacing(file) as fresh:
-        fresh.write_text(render(model, told), encoding="utf-8")
+    with writing(file, when_full="write it again"):
+        if file.exists() and not overwrite:
+            raise OutputError(
+                f"{path} is there already: choose another name, or replace it with --overwrite."
+            )
+        with replacing(file) as fresh:
+            fresh.write_text(render(model, told), encoding="utf-8", errors="replace")
     return file
 
 

@@ -19,15 +19,18 @@ from cli.views.answer import AnswerView
 from cli.views.stats import print_stats
 from cli.views.status import Setting
 from cli.views.thought import Thinking
-from mlx_qnext.errors import INTERRUPTED_EXIT_CODE
+from mlx_qnext.errors import INTERRUPTED_EXIT_CODE, OutputError
 from mlx_qnext.generate.events import Finished
+
+_STDOUT = Path("-")
 
 
 def generate(
     prompt: Annotated[
         str | None,
         typer.Argument(
-            help="The prompt; - or nothing reads it from stdin. Beside a prompt, what is piped in is what it is about."
+            help="The prompt; - or nothing reads it from stdin. Beside a prompt, what is piped in is what it is about, and is "
+            "waited for: where stdin stays open, as in a loop of a script, add </dev/null."
         ),
     ] = None,
     files: Annotated[
@@ -61,7 +64,7 @@ def generate(
             "--output",
             "-o",
             metavar="<file>",
-            help="Write the answer into this file instead; it is replaced by a whole answer, or stays as it is.",
+            help="Write the answer into this file instead, which is replaced by a whole answer or stays as it is; - is stdout.",
         ),
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object instead.")] = False,
@@ -87,6 +90,8 @@ def generate(
         when_full=when_full,
     )
     asked = Asked.read(prompt, files or ())
+    if output == _STDOUT:
+        output = None
     if output is not None:
         check_output(output)
     err = terminal.err()
@@ -105,14 +110,22 @@ def generate(
 
 
 def _hand_over(text: str, output: Path | None, result: Finished, err: Console) -> None:
-    """The text is in the file, where there is one and the answer was not broken off, or else on stdout."""
-    whole = result.reason != "cancelled"
-    if output is not None and whole:
-        write_output(output, f"{text}\n")
-        return
-    typer.echo(text)
-    if output is not None:
+    """The text is in the file, where there is one and the answer was not broken off, or else on stdout.
+
+    Raises:
+        OutputError: the file cannot be written; the text is on stdout.
+    """
+    if output is None:
+        typer.echo(text)
+    elif result.reason == "cancelled":
+        typer.echo(text)
         terminal.note(err, f"{output} is as it was: the answer was broken off.")
+    else:
+        try:
+            write_output(output, f"{text}\n")
+        except OutputError:
+            typer.echo(text)
+            raise
 
 
 def _conclude(result: Finished, setting: Setting, err: Console, *, as_json: bool) -> None:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 import traceback
-from typing import Annotated, Any, cast
+from typing import Annotated, Any, NoReturn, cast
 
 import typer
 from typer.completion import (
@@ -25,7 +26,7 @@ from cli.quantize import quantize
 from cli.sessions import sessions
 from cli.shell_completion import QuicklyCompleted, QuicklyCompletedGroup
 from cli.terminal import occupy_closed_stdin, replace_what_cannot_be_encoded
-from mlx_qnext.errors import QnextError
+from mlx_qnext.errors import OutputError, QnextError
 
 DEBUG_VARIABLE = "QNEXT_DEBUG"
 
@@ -103,6 +104,11 @@ def main() -> None:
     except QnextError as error:
         _fail(str(error), error.exit_code)
     except Exception as error:
+        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+            _fail(
+                "The disk is full where stdout or stderr go: free some space, then run the same command again.",
+                OutputError.exit_code,
+            )
         if os.environ.get(DEBUG_VARIABLE):
             traceback.print_exc()
         _fail(
@@ -116,6 +122,6 @@ def _first_line(error: Exception) -> str:
     return next(iter(str(error).splitlines()), "no message")
 
 
-def _fail(message: str, code: int) -> None:
+def _fail(message: str, code: int) -> NoReturn:
     sys.stderr.write(f"qnext: {message}\n")
     sys.exit(code)

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
+from tempfile import TemporaryFile
 
 from mlx_qnext.disk import replacing, writing
 from mlx_qnext.errors import OutputError
+
+_AGAIN = "run the same command again"
 
 
 def check_output(path: Path) -> None:
@@ -14,12 +17,16 @@ def check_output(path: Path) -> None:
     Raises:
         OutputError: it cannot.
     """
-    target = path.resolve()
-    # A device would be replaced by a file of its name.
-    if target.exists() and not target.is_file():
-        raise OutputError(f"{path} is no file: name one to write, or leave --output out for stdout.")
-    if not target.parent.is_dir():
-        raise OutputError(f"{target.parent} is no folder: make it, or name another file.")
+    with writing(path, _AGAIN):
+        target = path.resolve()
+        # A device would be replaced by a file of its name.
+        if _is_stream(path) or (target.exists() and not target.is_file()):
+            raise OutputError(f"{path} is no file: name one to write, or - for stdout.")
+        if not target.parent.is_dir():
+            raise OutputError(f"{target.parent} is no folder: make it, or name another file.")
+        # Nobody should learn after a long answer that its folder takes no file.
+        with TemporaryFile(dir=target.parent):
+            pass
 
 
 def write_output(path: Path, text: str) -> None:
@@ -29,5 +36,10 @@ def write_output(path: Path, text: str) -> None:
         OutputError: it cannot be written, and is what it was.
     """
     target = path.resolve()
-    with writing(target, "run the same command again"), replacing(target) as fresh:
+    with writing(target, _AGAIN), replacing(target) as fresh:
         fresh.write_text(text, encoding="utf-8", errors="replace", newline="")
+
+
+def _is_stream(path: Path) -> bool:
+    """Whether this is the program's own: it may lead to a file, as after `> log`, which is not to be replaced."""
+    return str(path.absolute()).startswith(("/dev/std", "/dev/fd/", "/proc/"))

@@ -12,6 +12,7 @@ from cli.actions import Action, Ask, Clear, Leave, ListSaved, Load, Nothing, Sav
 from cli.commands import COMMANDS, read
 from cli.conversation import Conversation
 from cli.views.thought import Thinking
+from mlx_qnext.errors import UsageError
 
 
 @pytest.fixture
@@ -77,9 +78,6 @@ def test_edit_asks_anew_and_forgets_what_came_later_once_it_is_answered(conversa
 
 def test_edit_lists_the_questions_and_says_what_is_missing(conversation: Conversation) -> None:
     assert said(read("/edit", conversation)).split()[:4] == ["1", "one?", "2", "two?"]
-    assert "no question 3" in said(read("/edit 3 x", conversation))
-    assert "no question 0" in said(read("/edit 0 x", conversation))
-    assert "no question two" in said(read("/edit two", conversation))
     assert "one?" in said(read("/edit 1", conversation))
 
 
@@ -128,26 +126,57 @@ def test_what_is_about_more_than_the_messages_is_left_to_the_chat(line: str, act
     assert read(line, Conversation(None, Thinking.collapse)) == action
 
 
-def test_load_says_where_names_come_from(conversation: Conversation) -> None:
-    assert "/sessions" in said(read("/load", conversation))
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ("/edit 3 x", "no question 3"),
+        ("/edit 0 x", "no question 0"),
+        ("/edit two", "no question two"),
+        ("/think foo", "now it is show"),
+        ("/load", "/sessions lists them"),
+        ("/undo 2", "/undo takes nothing behind it, and here is 2"),
+        ("/help exprt", "no command /exprt: did you mean /export?"),
+        ("/claer", "no command /claer: did you mean /clear?"),
+        ("/undu it", "no command /undu: did you mean /undo?"),
+        ("/zzz", "no command /zzz: /help lists them"),
+    ],
+)
+def test_what_cannot_be_meant_is_refused_and_changes_nothing(
+    line: str, said: str, conversation: Conversation
+) -> None:
+    before = conversation.messages
+    with pytest.raises(UsageError, match=said):
+        read(line, conversation)
+    assert conversation.messages == before
+
+
+@pytest.mark.parametrize(
+    "line", ["/usr/bin/env is what?", "// TODO\nint x;", "/* x */", "/", " /etc is what?", "/1"]
+)
+def test_what_only_begins_with_a_slash_is_asked(line: str, conversation: Conversation) -> None:
+    assert asked(conversation, line)[-1] == line.strip()
+
+
+def test_a_command_may_be_written_large_and_as_elsewhere(conversation: Conversation) -> None:
+    for line in ("/QUIT", "/exit", "/bye"):
+        assert read(line, conversation) == Leave()
+    assert said(read("/?", conversation)) == said(read("/help", conversation))
+    assert read("/new", conversation) == Clear()
 
 
 def test_help_has_a_line_for_every_command(conversation: Conversation) -> None:
     lines = said(read("/help", conversation)).splitlines()
     commands = [line.split()[0] for line in lines if line.startswith("/")]
     assert len(commands) == len(set(commands)) == len(COMMANDS) == 16
-    for command in commands:
-        assert "no command" not in said_if_anything(read(command, conversation))
 
 
-def said_if_anything(action: Action) -> str:
-    return said(action) if isinstance(action, Say) else ""
-
-
-@pytest.mark.parametrize(("line", "hint"), [("/claer", "/clear"), ("/undu it", "/undo"), ("/zzz", "/help")])
-def test_an_unknown_command_suggests_the_nearest(line: str, hint: str, conversation: Conversation) -> None:
-    assert f"no command {line.split()[0]}" in said(read(line, conversation))
-    assert hint in said(read(line, conversation))
+def test_each_command_says_more_of_itself(conversation: Conversation) -> None:
+    for name, command in COMMANDS.items():
+        for written in (name, name.removeprefix("/"), f" {name} N"):
+            shown = " ".join(said(read(f"/help {written}", conversation)).split())
+            assert shown.startswith(f"{command.usage}: {command.meaning}.")
+        assert command.more.endswith(".")
+        assert (command.takes == "nothing") == (command.argument == "")
 
 
 @pytest.mark.parametrize(

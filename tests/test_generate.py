@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import io
+import errno
 import json
 import signal
 import sys
@@ -54,15 +54,23 @@ def engine() -> Engine:
 
 
 @pytest.fixture
-def qnext(engine: Engine, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
+def qnext(
+    engine: Engine,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Run:
     """The program in this process: its exit code, and what it printed on stdout and stderr."""
+    piped = tmp_path_factory.mktemp("piped") / "stdin"
 
     def run(*arguments: str, stdin: bytes = b"", engine: Engine = engine) -> tuple[int, str, str]:
         monkeypatch.setattr("cli.generate.load_engine", lambda *given: engine)
-        monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(stdin)))
         monkeypatch.setattr(sys, "argv", ["qnext", "generate", *arguments])
-        with pytest.raises(SystemExit) as left:
-            main()
+        piped.write_bytes(stdin)
+        with piped.open() as opened:
+            monkeypatch.setattr(sys, "stdin", opened)
+            with pytest.raises(SystemExit) as left:
+                main()
         return int(left.value.code or 0), *capsys.readouterr()
 
     return run
@@ -99,7 +107,12 @@ class TestWhatIsAsked:
 
     @pytest.mark.parametrize(
         ("content", "said"),
-        [(b"\xff\xfe", "not UTF-8 text (byte 0)"), (b"a\0b", "not text"), (b" ", "is empty")],
+        [
+            (b"a\xff", "not UTF-8 text (byte 1)"),
+            ("a".encode("utf-16"), "is UTF-16"),
+            (b"a\0b", "not text"),
+            (b" ", "is empty"),
+        ],
     )
     def test_a_file_that_is_no_text_is_refused_before_anything_is_loaded(
         self, content: bytes, said: str, qnext: Run, engine: Engine, tmp_path: Path
@@ -108,7 +121,33 @@ class TestWhatIsAsked:
         code, out, err = qnext("Explain", "--file", str(tmp_path / "a"))
         assert (code, out, engine.asked) == (2, "", [])
         assert said in err
-        assert qnext("Explain", "--file", str(tmp_path / "none"))[0] == 2
+        for path in (str(tmp_path / "none"), "", "x" * 300, "~nobody at all/x"):
+            assert qnext("Explain", "--file", path)[0] == 2
+
+    @pytest.mark.parametrize(
+        ("stdin", "said"), [("a".encode("utf-16"), "is UTF-16"), (b"a\0b", "is not text (byte 1 is zero)")]
+    )
+    def test_what_is_piped_in_has_to_be_text_too(
+        self, stdin: bytes, said: str, qnext: Run, engine: Engine
+    ) -> None:
+        code, _, err = qnext("Explain", stdin=stdin)
+        assert (code, engine.asked) == (2, [])
+        assert f"The text on stdin {said}" in err
+
+    def test_what_never_ends_is_not_read_for_ever(self, qnext: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+        for module in ("asked", "piped"):
+            monkeypatch.setattr(f"cli.{module}.MOST_BYTES", 1000)
+        assert "more than what is left" in qnext("Explain", "--file", "/dev/zero")[2]
+        assert "which no context holds" in qnext("Explain", stdin=b"y\n" * 501)[2]
+        assert qnext("Explain", stdin=b"y\n" * 500)[0] == 0
+
+    def test_a_pipe_that_stays_open_is_said_to_be_awaited(
+        self, qnext: Run, engine: Engine, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        assert "Waiting" not in qnext("Explain", stdin=b"it")[2]
+        monkeypatch.setattr("cli.piped.select.select", lambda *waited: ([], [], []))
+        assert "Waiting for the end of stdin" in qnext("Explain", stdin=b"it")[2]
+        assert engine.question == "it\n\nExplain"
 
     def test_texts_that_find_no_room_are_told_with_their_lengths(self, qnext: Run, tmp_path: Path) -> None:
         (tmp_path / "a").write_text("word " * 8000)
@@ -149,9 +188,46 @@ class TestWhereTheAnswerGoes:
     def test_a_place_that_cannot_be_written_is_refused_before_anything_is_loaded(
         self, qnext: Run, engine: Engine, tmp_path: Path
     ) -> None:
-        for place in (tmp_path, tmp_path / "nowhere" / "a", Path("/dev/null")):
+        for place in (tmp_path, tmp_path / "nowhere" / "a", "/dev/null", tmp_path / ("x" * 300)):
             assert qnext("Add", "--output", str(place))[0] == 10
         assert engine.asked == []
+
+    def test_where_stdout_is_a_file_its_device_does_not_replace_that(
+        self, qnext: Run, engine: Engine, tmp_path: Path
+    ) -> None:
+        (tmp_path / "log").write_text("before")
+        with (tmp_path / "log").open() as opened:
+            code, _, err = qnext("Add", "--output", f"/dev/fd/{opened.fileno()}")
+        assert (code, engine.asked) == (10, [])
+        assert "or - for stdout" in err
+        assert (tmp_path / "log").read_text() == "before"
+
+    def test_a_dash_is_stdout(self, qnext: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.chdir(tmp_path)
+        assert qnext("Add", "--output", "-")[:2] == (0, "It is 132.\n")
+        assert list(tmp_path.iterdir()) == []
+
+    def test_an_answer_that_cannot_be_written_is_not_lost(self, qnext: Run, tmp_path: Path) -> None:
+        class Vanishing(Engine):
+            def generate(self, messages: Sequence[Any], config: Any) -> Iterator[Event]:
+                (tmp_path / "there").rmdir()
+                yield from super().generate(messages, config)
+
+        (tmp_path / "there").mkdir()
+        code, out, err = qnext("Add", "--output", str(tmp_path / "there" / "a"), engine=Vanishing())
+        assert (code, out) == (10, "It is 132.\n")
+        assert "cannot be written" in err
+
+    def test_a_full_disk_behind_stdout_is_said(
+        self, qnext: Run, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        def refuse(*_: object, **__: object) -> None:
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+        monkeypatch.setattr("cli.generate.typer.echo", refuse)
+        code, _, err = qnext("Add", "--json")
+        assert code == 10
+        assert "The disk is full where stdout or stderr go" in err
 
     def test_a_link_to_a_file_stays_one(self, qnext: Run, tmp_path: Path) -> None:
         (tmp_path / "link").symlink_to(tmp_path / "file")
