@@ -1,4 +1,4 @@
-"""What only Apple's GPU can show. Run with `pytest -m metal` on a Mac; `docs/platforms.md` says what each test settles."""
+"""What only Apple's GPU can show. Run with `pytest -n 0 -m metal` on a Mac; `docs/platforms.md` says what each test settles."""
 
 from __future__ import annotations
 
