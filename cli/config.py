@@ -10,9 +10,10 @@ import typer
 
 from cli import terminal
 from cli.config_file import ConfigFile, config_path, write_setting
-from cli.config_settings import VARIABLES, Value, find, settings, text_of
+from cli.config_settings import UNSET, VARIABLES, Value, find, settings, text_of
 from cli.shell_completion import QuicklyCompleted, QuicklyCompletedGroup, complete_key, complete_value
 from cli.views.config import SettingRow, setting_table
+from mlx_qnext.errors import UsageError
 
 config = typer.Typer(cls=QuicklyCompletedGroup, rich_markup_mode=None)
 
@@ -26,9 +27,19 @@ def list_(call: typer.Context) -> None:
     """List the defaults of chat, generate, batch and inspect, and where each comes from; or set some of them. A command line
     comes before the environment, and that before the file."""
     if call.invoked_subcommand is None:
-        file = ConfigFile.read()
+        file = ConfigFile.read_in_part()
         rows = [_row(key, file) for key in settings()]
         terminal.out().print(setting_table(rows, file.path), soft_wrap=False)
+        if file.problems:
+            raise UsageError("\n".join(file.problems))
+
+
+@config.command(cls=QuicklyCompleted)
+def get(key: _Key) -> None:
+    """Print what holds for an option; nothing where that is up to the model."""
+    find(key)
+    row = _row(key, ConfigFile.read())
+    typer.echo("" if row.value == UNSET else row.value)
 
 
 # Numbers may be negative, and a text may begin with a dash.

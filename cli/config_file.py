@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 import tomllib
@@ -12,9 +13,11 @@ from pathlib import Path
 
 from cli.config_settings import Value, find
 from mlx_qnext.disk import replacing, writing
-from mlx_qnext.errors import UsageError
+from mlx_qnext.errors import OutputError, UsageError
 from mlx_qnext.folders import config_file
+from mlx_qnext.json_fields import shown
 
+_NOTHING = Path(os.devnull)
 _LINES = re.compile(r"[^\n]*\n|[^\n]+")
 
 
@@ -26,6 +29,11 @@ class _Statement:
     text: str
     values: Mapping[str, object]
 
+    @property
+    def is_table(self) -> bool:
+        """Whether it begins with a table's name, and goes on to the next one or to the end."""
+        return _names_a_table(self.text)
+
 
 @dataclass(frozen=True)
 class ConfigFile:
@@ -33,12 +41,13 @@ class ConfigFile:
 
     Attributes:
         values: by key, checked. lines: where each is set.
+        problems: a sentence, with the line, for each that cannot be set so.
     """
 
     path: Path
     values: Mapping[str, Value]
     lines: Mapping[str, int]
-    _statements: tuple[_Statement, ...]
+    problems: tuple[str, ...]
 
     @classmethod
     def read(cls) -> ConfigFile:
@@ -47,17 +56,30 @@ class ConfigFile:
         Raises:
             UsageError: it cannot be read, is not TOML, or sets what cannot be set; the sentence says in which line.
         """
+        file = cls.read_in_part()
+        if file.problems:
+            raise UsageError(file.problems[0])
+        return file
+
+    @classmethod
+    def read_in_part(cls) -> ConfigFile:
+        """What of it can be meant.
+
+        Raises:
+            UsageError: it cannot be read, or is not TOML.
+        """
         path = config_path()
-        statements = tuple(_statements(_text(path), path))
         values: dict[str, Value] = {}
-        for statement in statements:
+        lines: dict[str, int] = {}
+        problems: list[str] = []
+        for statement in _statements(_text(path), path):
             for key, value in statement.values.items():
                 try:
-                    values[key] = find(key).checked(value)
+                    values[key] = _checked(key, value)
+                    lines[key] = statement.line
                 except UsageError as error:
-                    raise UsageError(f"{path}, line {statement.line}: {error}") from None
-        lines = {key: statement.line for statement in statements for key in statement.values}
-        return cls(path, values, lines, statements)
+                    problems.append(f"{path}, line {statement.line}: {error}")
+        return cls(path, values, lines, tuple(problems))
 
 
 def config_path() -> Path:
@@ -83,22 +105,38 @@ def write_setting(key: str, value: Value | None) -> bool:
     """
     path = config_path()
     statements = list(_statements(_text(path), path))
-    at = next((at for at, statement in enumerate(statements) if key in statement.values), None)
     texts = [statement.text for statement in statements]
-    if at is not None:
-        texts[at] = "" if value is None else _line(key, value, _comment(statements[at]))
-    elif value is not None:
-        if texts and not texts[-1].endswith("\n"):
-            texts[-1] += "\n"
-        texts.append(_line(key, value, ""))
-    else:
+    places = [at for at, statement in enumerate(statements) if key in statement.values]
+    if value is None and not places:
         return False
+    for at in places:
+        texts[at] = ""
+    if value is not None:
+        comment = _comment(statements[places[0]]) if places else ""
+        tables = (at for at, statement in enumerate(statements) if statement.is_table)
+        # Behind the name of a table it would be of that table.
+        at = next(iter([*places, *tables]), len(texts))
+        if at and texts[at - 1] and not texts[at - 1].endswith("\n"):
+            texts[at - 1] += "\n"
+        texts.insert(at, _line(key, value, comment))
     _replace(path, "".join(texts))
     return True
 
 
+def _checked(key: str, value: object) -> Value:
+    if isinstance(value, dict):
+        raise UsageError(
+            f"{shown(key)} is a table, and settings are in none: qnext config unset takes it out."
+        )
+    return find(key).checked(value)
+
+
 def _text(path: Path) -> str:
     try:
+        if path.exists() and not path.is_file() and path != _NOTHING:
+            raise UsageError(
+                f"{path} cannot be read, because it is no file: name another one with QNEXT_CONFIG."
+            )
         return path.read_bytes().decode("utf-8-sig")
     except (FileNotFoundError, NotADirectoryError):
         return ""
@@ -123,13 +161,17 @@ def _statements(text: str, path: Path) -> Iterator[_Statement]:
     except (tomllib.TOMLDecodeError, RecursionError) as error:
         raise UsageError(f"{path} is not TOML ({error}): correct it there.") from None
     part, first = "", 1
-    for number, line in enumerate(_LINES.findall(text), start=1):
-        part += line
-        values = _parsed(part)
+    for number, line in enumerate([*_LINES.findall(text), None], start=1):
         # What goes on in the next line is not whole until then.
-        if values is not None:
+        values = _parsed(part) if part else None
+        if values is not None and (line is None or _names_a_table(line) or not _names_a_table(part)):
             yield _Statement(first, part, values)
-            part, first = "", number + 1
+            part, first = "", number
+        part += line or ""
+
+
+def _names_a_table(text: str) -> bool:
+    return text.lstrip().startswith("[")
 
 
 def _parsed(text: str) -> dict[str, object] | None:
@@ -164,6 +206,8 @@ def _toml(value: Value) -> str:
 def _replace(path: Path, text: str) -> None:
     # A link, as people have who keep their settings elsewhere, stays one.
     target = path.resolve()
+    if target == _NOTHING:
+        raise OutputError(f"{path} keeps nothing: name a file with QNEXT_CONFIG.")
     with writing(target, "set it again"):
         target.parent.mkdir(parents=True, exist_ok=True)
         with replacing(target) as fresh:

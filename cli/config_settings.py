@@ -23,12 +23,14 @@ from mlx_qnext.json_fields import shown
 Value: TypeAlias = bool | int | float | str | list[str]
 
 VARIABLES = {"model": MODEL_VARIABLE}
+# What is shown where the model, or nothing, says what holds.
+UNSET = "–"
 
 # Names of options that are not those of the request's fields.
 _FIELDS = {"temp": "temperature", "think_budget": "thinking_budget"}
 # The request's own `thinking` is another matter than what becomes of the thought on screen.
 _REQUEST_FIELDS = {field.name for field in fields(GenerationConfig)} - {"thinking"}
-_UNSET: options.Sampling = {
+_NO_SAMPLING: options.Sampling = {
     "temperature": None,
     "top_p": None,
     "top_k": None,
@@ -147,7 +149,7 @@ def text_of(value: Value) -> str:
     """A value as people read it."""
     if isinstance(value, bool):
         return str(value).lower()
-    return ", ".join(map(shown, value)) if isinstance(value, list) else str(value)
+    return ", ".join(map(shown, value)) if isinstance(value, list) else str(value) or shown(value)
 
 
 def _setting(name: str, hint: Any) -> Setting:
@@ -168,7 +170,7 @@ def _default(command: Any, name: str) -> str:
     value = inspect.signature(command).parameters[name].default
     if isinstance(value, Enum):
         value = value.value
-    return "–" if value is None else text_of(value)
+    return UNSET if value is None else text_of(value)
 
 
 def _read_as(kind: type, word: str) -> object:
@@ -186,7 +188,9 @@ def _refuse_out_of_range(name: str, value: Any) -> None:
     if name in _ROOM:
         options.room(**(_ROOM | {name: value}))
     elif name == "draft":
-        options.request(_UNSET, max_tokens=None, stop=None, no_think=False, draft=value, when_full="stop")
+        options.request(
+            _NO_SAMPLING, max_tokens=None, stop=None, no_think=False, draft=value, when_full="stop"
+        )
     elif field in _REQUEST_FIELDS:
         given: dict[str, Any] = {field: tuple(value) if isinstance(value, list) else value}
         GenerationConfig(**given)

@@ -22,6 +22,7 @@ COMMANDS = (
     "sessions show",
     "sessions delete",
     "config",
+    "config get",
     "config set",
     "config unset",
     "config path",

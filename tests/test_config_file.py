@@ -21,7 +21,7 @@ from cli.config_file import ConfigFile, write_setting
 from cli.config_settings import settings
 from cli.main import app, main
 from cli.options import Room
-from mlx_qnext.errors import UsageError
+from mlx_qnext.errors import OutputError, UsageError
 
 COMMENTED = """\
 # Mine.
@@ -88,7 +88,7 @@ class TestReading:
         ("text", "said"),
         [
             ("\ntpo-p = 0.9", "line 2: 'tpo-p' is no setting: did you mean top-p?"),
-            ("[chat]\ntemp = 1", "line 1: 'chat' is no setting: the settings are model, "),
+            ("[chat]\ntemp = 1", "line 1: 'chat' is a table, and settings are in none"),
             ("temp = 'hot'", "line 1: temp is 'hot', expected a number."),
             ("temp = true", "line 1: temp is True, expected a number."),
             ("temp = -1", "line 1: temperature is -1, expected a number in"),
@@ -120,8 +120,30 @@ class TestReading:
         with pytest.raises(UsageError, match="cannot be read"):
             ConfigFile.read()
 
+    def test_a_pipe_is_not_waited_for_and_a_file_of_nothing_is_not_replaced(
+        self, file: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        os.mkfifo(file)
+        with pytest.raises(UsageError, match="cannot be read, because it is no file"):
+            ConfigFile.read()
+        monkeypatch.setenv("QNEXT_CONFIG", os.devnull)
+        assert ConfigFile.read().values == {}
+        with pytest.raises(OutputError, match="keeps nothing"):
+            write_setting("seed", 1)
+
 
 class TestWriting:
+    def test_a_table_keeps_its_lines_and_goes_with_them(self, file: Path) -> None:
+        table = "[chat]\ntemp = 1\nstop = [\n  'a',\n]\n# end\n"
+        file.write_text(f"seed = 1\n{table}[chat.more]\nx = 1\n[[other]]\n[[other]]", encoding="utf-8")
+        write_setting("top-k", 20)
+        write_setting("seed", 2)
+        assert file.read_text(encoding="utf-8").startswith(f"seed = 2\ntop-k = 20\n{table}")
+        write_setting("chat", None)
+        write_setting("other", None)
+        assert file.read_text(encoding="utf-8") == "seed = 2\ntop-k = 20\n"
+        assert ConfigFile.read().values == {"seed": 2, "top-k": 20}
+
     def test_comments_and_all_other_lines_survive(self, file: Path) -> None:
         file.write_text(COMMENTED, encoding="utf-8")
         write_setting("temp", 0.7)
@@ -199,6 +221,22 @@ class TestCommand:
         assert file.read_text(encoding="utf-8") == 'presence-penalty = -0.5\nstop = ["a b", "c"]\n'
         assert qnext("config", "unset", "stop")[0] == 0
         assert file.read_text(encoding="utf-8") == "presence-penalty = -0.5\n"
+
+    def test_a_list_of_a_wrong_file_says_all_that_is_wrong_and_the_rest(self, qnext: Run, file: Path) -> None:
+        file.write_text("temp = 'hot'\nturbo = 1\nseed = 7\n", encoding="utf-8")
+        code, out, err = qnext("config")
+        assert code == 2
+        assert "line 3 of the file" in out
+        assert re.search(r"^qnext: .*, line 1: temp is 'hot', .*\n.*, line 2: 'turbo' is no setting: ", err)
+        assert qnext("config", "set", "temp", "1")[0] == qnext("config", "unset", "turbo")[0] == 0
+        assert qnext("config")[0] == 0
+
+    def test_get_prints_what_holds(self, qnext: Run, file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        file.write_text("temp = 0.6\nmodel = 'coder-4bit'\n", encoding="utf-8")
+        monkeypatch.setenv("QNEXT_MODEL", "demo")
+        for key, value in (("temp", "0.6"), ("model", "demo"), ("kv-bits", "16"), ("top-k", "")):
+            assert qnext("config", "get", key) == (0, f"{value}\n", "")
+        assert qnext("config", "get", "modle")[0] == 2
 
     @pytest.mark.parametrize(
         ("arguments", "code", "said"),
