@@ -50,6 +50,11 @@ class Sampler:
             self._see(self._tokens == token)
         return token
 
+    @property
+    def takes_likeliest(self) -> bool:
+        """Whether each token is the likeliest of its logits, whatever came before."""
+        return self._greedy and not self._sampling.penalises
+
     def draft(self, logits: mx.array, drafts: Sequence[mx.array]) -> Draft:
         """A drafter's logits `[V]` after the drafts so far, scalars → one draft more; the penalties remember none of them."""
         drafted = self._marks(mx.stack(list(drafts)))[-1] if drafts and self._sampling.penalises else None

@@ -31,7 +31,8 @@ class BatchSequence:
 
     Attributes:
         tokens: what its cache holds; it has none while it is parked.
-        token: the next one, a scalar that nobody has read yet; `None` before the prompt is read.
+        token: the next one, a scalar that nobody has read yet; `None` before the prompt is read. While it decodes it is in its
+            row.
         cached_tokens: of the prompt, how many were not read again.
     """
 
@@ -57,6 +58,8 @@ class Together:
         self.sequences: list[BatchSequence] = []
         self._model, self._groups = model, groups(model.layers)
         self._states: list[RecurrentState] = []
+        # Of each row the next token, `[B]`.
+        self._tokens = mx.zeros(0, dtype=mx.uint32)
 
     def begin(self, sequence: BatchSequence, cache: HybridCache, hidden: mx.array) -> None:
         """Decode it from now on, from the last state `[1, 1, hidden]` of what its cache holds."""
@@ -75,6 +78,7 @@ class Together:
         if self.sequences:
             joining = [_below(a, b) for a, b in zip(self._states, joining, strict=True)]
         self._states = joining
+        self._tokens = mx.concatenate([self._tokens, cast(mx.array, sequence.token)[None]])
         self.sequences.append(sequence)
 
     def leave(self, sequence: BatchSequence) -> HybridCache:
@@ -85,23 +89,24 @@ class Together:
             layer.cache = [window[at : at + 1], state[at : at + 1]]
         rows = mx.array([row for row in range(len(self.sequences)) if row != at], dtype=mx.uint32)
         del self.sequences[at]
-        sequence.cache = None
+        sequence.cache, sequence.token = None, self._tokens[at]
+        self._tokens = self._tokens[rows]
         self._states = [RecurrentState(window[rows], state[rows]) for window, state in self._states]
         return cache
 
     def step(self) -> list[BatchSequence]:
         """Every sequence gets a token; those that ended with it leave and are returned."""
-        tokens = mx.stack([cast(mx.array, sequence.token) for sequence in self.sequences])
+        tokens = self._tokens
         # Where the host waits for every layer's router it can't be a step ahead, and fetches nothing for what has ended.
         ahead = self._model.complete
         if ahead:
-            self._run(tokens)
+            self._run()
         ended = self._tell(cast(list[int], tokens.tolist()))
         for sequence in ended:
             self.leave(sequence)
         overthinking = [(s, self.leave(s)) for s in self.sequences[:] if s.answer.overthinks]
         if not ahead and self.sequences:
-            self._run(mx.stack([cast(mx.array, sequence.token) for sequence in self.sequences]))
+            self._run()
         for sequence, cache in overthinking:
             hidden = self._close_thought(sequence, cache, unread=[] if ahead else sequence.tokens[-1:])
             self.begin(sequence, cache, hidden)
@@ -124,14 +129,16 @@ class Together:
             sequence.answer.push(token)
         return [s for s in self.sequences if s.answer.ended or s.answer.full]
 
-    def _run(self, tokens: mx.array) -> None:
-        """Run `[B]`, each over its own sequence, and queue the tokens that follow."""
-        logits = self._model.logits(self._hidden(tokens[:, None]))
-        following = [s.sampler(logits[row, -1]) for row, s in enumerate(self.sequences)]
+    def _run(self) -> None:
+        """Run each row's token over its own sequence, and queue the tokens that follow."""
+        logits = self._model.logits(self._hidden(self._tokens[:, None]))[:, -1]
+        samplers = [sequence.sampler for sequence in self.sequences]
+        if all(sampler.takes_likeliest for sampler in samplers):
+            self._tokens = mx.argmax(logits, axis=-1)
+        else:
+            self._tokens = mx.stack([draw(logits[row]) for row, draw in enumerate(samplers)])
         # The device works on the next tokens while the host handles these.
-        mx.async_eval(following)
-        for sequence, token in zip(self.sequences, following, strict=True):
-            sequence.token = token
+        mx.async_eval(self._tokens)
 
     def _hidden(self, tokens: mx.array) -> mx.array:
         """Tokens `[B, 1]` → states after the final norm `[B, 1, hidden]`; every cache advances by one."""
