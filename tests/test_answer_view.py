@@ -182,6 +182,39 @@ def test_a_region_in_a_terminal_that_became_narrower_is_as_high_as_that_terminal
 
 
 @pytest.mark.parametrize(
+    ("line", "is_cut_off"),
+    [("plain words", False), ("寿司 · שלום • é", False), ("🍣", True), ("e\u0301", True)],
+)
+def test_only_a_line_whose_width_is_uncertain_is_cut_off_where_the_terminal_breaks_lines_anew(
+    line: str, is_cut_off: bool
+) -> None:
+    terminal = Terminal(80)
+    console = terminal.console()
+    LiveRegion(console, reflows=True).paint((), rendered(console, line, 80))
+    assert ("\x1b[?7l" in terminal.written) is is_cut_off
+    terminal.written = ""
+    LiveRegion(console, reflows=False).paint((), rendered(console, line, 80))
+    assert "\x1b[?7l" in terminal.written
+
+
+def test_nothing_is_painted_until_a_terminal_that_is_resized_has_kept_its_size_for_a_while() -> None:
+    terminal, now = Terminal(80), 0.0
+    screen = terminal.console()
+    view = AnswerView(screen, screen, Thinking.show, clock=lambda: now, beats=False)
+    view.update(answer("one"))
+    terminal.written = ""
+    for columns in (60, 40, 60):
+        terminal.resize(columns, 24, screen)
+        now += 0.2
+        view.update(answer(" two"))
+        assert terminal.written == ""
+    now += 0.4
+    view.update(answer(" three"))
+    assert "one two two two three" in terminal.written
+    view.finish()
+
+
+@pytest.mark.parametrize(
     ("environment", "reflows"),
     [
         ({"TERM": "xterm-256color", "TERM_PROGRAM": "Apple_Terminal"}, True),

@@ -15,6 +15,9 @@ _PAINTS_PER_S = 12
 # A paint that took long is followed by a pause so many times as long: this bounds the share of a core.
 _REST = 25
 _LONGEST_REST_S = 0.5
+# Between what a terminal is and what it told of its size may be a while, a quarter of a second in tmux. How many rows a region
+# takes up is known once it has kept its size for longer.
+_SETTLES_S = 0.3
 # On the highest screen: all of them are sent again with each paint.
 _MOST_ROWS = 24
 
@@ -51,16 +54,24 @@ class Painter:
     ) -> None:
         self._console, self._stream, self._footer, self._clock = console, stream, footer, clock
         self._region = LiveRegion(console)
-        self._next_s = 0.0
+        self._next_s = self._settled_s = 0.0
+        self._size: tuple[int, int] | None = None
 
     def repaint(self) -> None:
-        """Paint what came, unless it was done just now."""
+        """Paint what came, unless it was done just now, or the terminal is being resized."""
         began = self._clock()
-        if began < self._next_s:
+        if began < self._next_s or not self._is_settled(began):
             return
         self._paint()
         cost_s = self._clock() - began
         self._next_s = began + max(1 / _PAINTS_PER_S, min(_REST * cost_s, _LONGEST_REST_S))
+
+    def _is_settled(self, now_s: float) -> bool:
+        size = self._console.size
+        if size != self._size:
+            self._settled_s = now_s if self._size is None else now_s + _SETTLES_S
+            self._size = size
+        return now_s >= self._settled_s
 
     def close(self) -> None:
         """Everything is printed for good, and nothing else is left."""
@@ -76,8 +87,8 @@ class Painter:
         finished = [*self._stream.finished(self._console, width), *notes]
         footer = self._footer(width)
         feet = [] if footer is None else [footer]
-        # One row is spared: where the screen becomes a little lower, the region is still whole.
-        rows = max(1, min(height - 1 - len(feet), _MOST_ROWS))
+        # Where the screen becomes half as wide, or half as high, the region still fits, and can be erased.
+        rows = max(1, min(height // 2 - 1 - len(feet), _MOST_ROWS))
         self._region.paint(finished, [*self._stream.unfinished(self._console, width, rows), *feet])
 
     def _width(self) -> int:
