@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import groupby
 from typing import Any
 
 import pyte
+from pyte.screens import Char
 from rich.console import Console
+
+# As pyte numbers the private modes of DEC.
+_CURSOR_IS_SHOWN, _PASTES_ARE_BRACKETED = 25 << 5, 2004 << 5
 
 
 class Terminal:
     """An emulated terminal as the file of a console. It cuts lines off when it becomes narrower, as the simplest ones do.
+
+    Args:
+        reply: is given what it answers, where it is asked for its cursor.
 
     Attributes:
         written: all that was sent to it.
@@ -18,9 +26,11 @@ class Terminal:
 
     encoding = "utf-8"
 
-    def __init__(self, columns: int, lines: int = 24) -> None:
+    def __init__(self, columns: int, lines: int = 24, reply: Callable[[str], object] | None = None) -> None:
         self.written = ""
         self._screen = pyte.HistoryScreen(columns, lines, history=100_000, ratio=0.5)
+        if reply is not None:
+            self._screen.write_process_input = reply
         self._stream = pyte.Stream(self._screen)
 
     def write(self, text: str) -> int:
@@ -66,11 +76,20 @@ class Terminal:
 
     def rows(self) -> list[str]:
         """All rows from the first that ever was, without the empty ones at the end."""
-        lines = [*self._screen.history.top, *(self._screen.buffer[y] for y in range(self._screen.lines))]
-        rows = ["".join(line[x].data for x in range(self._screen.columns)).rstrip() for line in lines]
+        rows = ["".join(char.data for char in line).rstrip() for line in self._lines()]
         while rows and not rows[-1]:
             rows.pop()
         return rows
+
+    def _lines(self) -> Iterator[list[Char]]:
+        for line in (*self._screen.history.top, *(self._screen.buffer[y] for y in range(self._screen.lines))):
+            yield [line[x] for x in range(self._screen.columns)]
+
+    def runs(self, look: Callable[[Char], object]) -> list[tuple[object, str]]:
+        """What is written there, in pieces that look alike; nothing of what looks plain, as spaces do that nobody wrote."""
+        chars = (char for line in self._lines() for char in line)
+        runs = [(seen, "".join(char.data for char in run)) for seen, run in groupby(chars, look)]
+        return [run for run in runs if run[0] != look(self._screen.default_char)]
 
     def text(self) -> str:
         return "\n".join(self.rows()) + "\n"
@@ -79,6 +98,17 @@ class Terminal:
     def column(self) -> int:
         """Where the cursor stands."""
         return self._screen.cursor.x
+
+    @property
+    def row(self) -> str:
+        """Where the cursor stands."""
+        line = self._screen.buffer[self._screen.cursor.y]
+        return "".join(line[x].data for x in range(self._screen.columns)).rstrip()
+
+    @property
+    def is_as_shells_have_it(self) -> bool:
+        """Whether the cursor shows, and what is pasted comes as if it were typed."""
+        return _CURSOR_IS_SHOWN in self._screen.mode and _PASTES_ARE_BRACKETED not in self._screen.mode
 
 
 def cut(text: str, sizes: Sequence[int]) -> Iterator[str]:

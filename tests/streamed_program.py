@@ -14,6 +14,7 @@ from mlx_qnext.experts.pool import Pool
 from mlx_qnext.experts.store import ExpertStore
 from mlx_qnext.generate import engine, prefill
 from mlx_qnext.generate.run import Run
+from mlx_qnext.generate.session import Session
 
 SLOTS = 6
 
@@ -91,10 +92,28 @@ def filling_and(happens: Callable[[], object]) -> Callable[[], None]:
     return prepare
 
 
+def interrupt_the_second_answer_and_wait() -> None:
+    """Whoever waits for "waiting" can send the second interrupt of an answer, however fast the model is."""
+    asked = 0
+
+    def ask() -> None:
+        nonlocal asked
+        asked += 1
+
+    def say() -> None:
+        if asked == 2:
+            interrupt()
+            wait_for_a_signal()
+
+    before(Session, "generate", ask)
+    before(Run, "_say", say)
+
+
 PREPARE: dict[str, Callable[[], object]] = {
     "a prompt interrupted": interrupt_a_sweep,
     "an answer interrupted": lambda: before(Run, "_say", interrupt),
     "an answer interrupted twice": lambda: before(Run, "_say", interrupt_twice),
+    "the second answer interrupted, and waiting": interrupt_the_second_answer_and_wait,
     "reading interrupted twice": lambda: before(Pool, "_settle", interrupt_twice),
     "loading interrupted": lambda: before(Pool, "pin", interrupt),
     "filling": fill_without_end,

@@ -9,13 +9,13 @@ import subprocess
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from io import BytesIO, TextIOWrapper
 from pathlib import Path
 from typing import Any
 
 import pytest
 from fakes.engine import ScriptedSession, finished
-from program import PROGRAM, ROOT, Screen, environment, start_in_terminal
+from piped import stdin_of
+from program import PROGRAM, ROOT, Window, environment
 
 from cli.answering import answer
 from cli.main import main
@@ -71,9 +71,8 @@ def qnext(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -
     """Runs the program in this process; `piped` is its stdin, if it is no terminal."""
 
     def run(*arguments: str, piped: str = "") -> Shown:
-        monkeypatch.setattr(sys, "stdin", TextIOWrapper(BytesIO(piped.encode())))
         monkeypatch.setattr(sys, "argv", ["qnext", *arguments])
-        with pytest.raises(SystemExit) as left:
+        with stdin_of(piped.encode()), pytest.raises(SystemExit) as left:
             main()
         captured = capsys.readouterr()
         # A sentence is a sentence, wherever a terminal breaks it.
@@ -373,14 +372,13 @@ class ScriptedEngine:
 
 @pytest.mark.slow
 def test_a_terminal_that_is_closed_saves_and_another_process_goes_on(library: SessionLibrary) -> None:
-    running, controller = start_in_terminal("chat", "--temp", "0")
-    screen = Screen(controller)
-    screen.until("›")
-    os.write(controller, f"{SUM}\n".encode())
-    screen.until("1 + 2 = 3")
-    screen.until("›")
-    os.close(controller)
-    running.wait()
+    with Window("chat", "--temp", "0") as window:
+        window.until_prompt()
+        window.ask(SUM)
+        window.until("1 + 2 = 3")
+        window.until_prompt()
+        window.close()
+        window.running.wait()
     (info,) = library.list()
     assert (info.turns, info.trouble) == (1, None)
     resumed = subprocess.run(

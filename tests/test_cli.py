@@ -16,7 +16,8 @@ from typing import Any
 import pytest
 from fakes.engine import STATS, SUM, ScriptedSession, finished
 from fakes.engine import answer as answered
-from program import PROGRAM, ROOT, Screen, environment, start, start_in_terminal
+from piped import stdin_of
+from program import PROGRAM, ROOT, environment, start
 
 import mlx_qnext
 from cli.answering import answer
@@ -203,8 +204,8 @@ def qnext(engine: Engine, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Captur
     monkeypatch.delenv("QNEXT_MODEL", raising=False)
 
     def run(*arguments: str, stdin: bytes = b"") -> subprocess.CompletedProcess[str]:
-        monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(stdin)))
-        code = exit_code(monkeypatch, *arguments)
+        with stdin_of(stdin):
+            code = exit_code(monkeypatch, *arguments)
         assert isinstance(code, int)
         return subprocess.CompletedProcess(arguments, code, *capsys.readouterr())
 
@@ -313,24 +314,6 @@ class _Japanese(ScriptedSession):
 
     def session(self) -> _Japanese:
         return self
-
-
-@pytest.mark.slow
-def test_a_chat_in_a_terminal_survives_an_interrupt_and_leaves_on_end_of_input() -> None:
-    running, controller = start_in_terminal("chat", "--temp", "0")
-    screen = Screen(controller)
-    screen.until("›")
-    os.write(controller, f"{LONG}\n".encode())
-    screen.until("thinking")
-    os.write(controller, b"\x03")
-    screen.until("stopped")
-    screen.until("›")
-    os.write(controller, b"What is 47 + 85?\r")
-    screen.until("132")
-    screen.until("›")
-    os.write(controller, b"\x04")
-    assert running.wait() == 0
-    os.close(controller)
 
 
 def test_an_answer_comes_back_finished_and_its_notes_are_shown(capsys: pytest.CaptureFixture[str]) -> None:
