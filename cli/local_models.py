@@ -45,19 +45,31 @@ class LocalModel:
     used: datetime | None
 
 
-def local_models() -> list[LocalModel]:
-    """The embedded one, then those in the cache by name."""
-    found = [_model(DEMO, embedded_model())]
+@dataclass(frozen=True)
+class Unreadable:
+    """A folder of the cache that may hold models, and why nobody knows."""
+
+    folder: Path
+    reason: str
+
+
+def local_models() -> tuple[list[LocalModel], list[Unreadable]]:
+    """The embedded one, then those in the cache by name; and what of the cache cannot be read."""
+    found, unreadable = list[LocalModel](), list[Unreadable]()
     for repository in _repositories():
-        for name, snapshot in _snapshots(repository):
-            model = _model(name, snapshot)
-            found.append(model if model.complete else _with_partial_files(model, repository))
-    return [found[0], *sorted(found[1:], key=lambda model: model.name)]
+        try:
+            for name, snapshot in _snapshots(repository):
+                model = _model(name, snapshot)
+                found.append(model if model.complete else _with_partial_files(model, repository))
+        except OSError as error:
+            unreadable.append(Unreadable(repository, error.strerror or str(error)))
+    embedded = _model(DEMO, embedded_model())
+    return [embedded, *sorted(found, key=lambda model: model.name)], unreadable
 
 
 def cached_repositories() -> list[str]:
-    """The repositories `org/name` that the cache has a model of this kind from."""
-    return [_repository_name(each) for each in _repositories() if any(_snapshots(each))]
+    """The repositories `org/name` that the cache has a model of this kind from, as far as it can be read."""
+    return [_repository_name(each) for each in _repositories() if _has_snapshots(each)]
 
 
 def _repositories() -> list[Path]:
@@ -76,12 +88,16 @@ def _repository_name(folder: Path) -> str:
 
 
 def _snapshots(repository: Path) -> Iterator[tuple[str, Path]]:
-    """Those of this kind, each with a name that leads to it."""
+    """Those of this kind, each with a name that leads to it.
+
+    Raises:
+        OSError: one of them cannot be read.
+    """
     try:
         commits = sorted(path for path in (repository / "snapshots").iterdir() if path.is_dir())
-        references = _references(repository / "refs")
-    except OSError:
+    except (FileNotFoundError, NotADirectoryError):
         return
+    references = _references(repository / "refs")
     name = _repository_name(repository)
     short = {repo: alias for alias, repo in REPOSITORIES.items()}.get(name, name)
     for folder in commits:
@@ -90,17 +106,30 @@ def _snapshots(repository: Path) -> Iterator[tuple[str, Path]]:
             yield short if reference == _MAIN else f"{name}@{reference}", folder
 
 
+def _has_snapshots(repository: Path) -> bool:
+    try:
+        return any(_snapshots(repository))
+    except OSError:
+        return False
+
+
 def _references(folder: Path) -> dict[str, str]:
     """Commit → branch or tag; the main branch before others."""
     files = [path for path in folder.rglob("*") if path.is_file()]
     files.sort(key=lambda path: path.name == _MAIN)
-    return {path.read_text(encoding="utf-8").strip(): path.relative_to(folder).as_posix() for path in files}
+    return {
+        path.read_text(encoding="utf-8", errors="replace").strip(): path.relative_to(folder).as_posix()
+        for path in files
+    }
 
 
 def _is_ours(snapshot: Path) -> bool:
+    config = snapshot / _CONFIG
     try:
-        return read_json_object(snapshot / _CONFIG).get("model_type") == _ARCHITECTURE
-    except QnextError:
+        # What is refused is told from what is no model.
+        config.open("rb").close()
+        return read_json_object(config).get("model_type") == _ARCHITECTURE
+    except (FileNotFoundError, NotADirectoryError, QnextError):
         return False
 
 

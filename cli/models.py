@@ -22,12 +22,20 @@ def models(
     # Kept out of other commands' start-up.
     from cli.local_models import local_models
 
-    found = [_facts(model) for model in local_models()]
+    here, unreadable = local_models()
+    found = [_facts(model) for model in here]
     if as_json:
         for facts in found:
             typer.echo(json.dumps(facts, ensure_ascii=False))
     else:
         terminal.out().print(ModelList(found), soft_wrap=False)
+    err = terminal.err()
+    for each in unreadable:
+        err.print(
+            terminal.visible(f"{each.folder} cannot be read ({each.reason}): check its permissions."),
+            style="red",
+            soft_wrap=not err.is_terminal,
+        )
 
 
 def _facts(model: LocalModel) -> dict[str, Any]:

@@ -10,10 +10,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from chats import text
 from program import ROOT
 
 from cli.local_models import LocalModel, cached_repositories, local_models
 from cli.main import main
+from cli.views.models import ModelList
 from mlx_qnext.hub import embedded_model
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
@@ -58,13 +60,13 @@ def index(*files: str, mtp: bool = False) -> dict[str, object]:
 
 
 def found(name: str) -> LocalModel:
-    (model,) = (each for each in local_models() if each.name == name)
+    (model,) = (each for each in local_models()[0] if each.name == name)
     return model
 
 
 class TestModels:
     def test_the_embedded_one_is_always_there(self) -> None:
-        (model,) = local_models()
+        (model,) = local_models()[0]
         assert (model.name, model.folder) == ("demo", embedded_model())
         assert (model.quantization, model.mtp, model.complete) == ("4-bit g64", True, True)
         assert 12e6 < model.nbytes < 16e6
@@ -121,16 +123,59 @@ class TestModels:
         files = {"config.json": QUANTISED, "model.safetensors": 10}
         snapshot(hub_cache, CODER, files)
         snapshot(hub_cache, CODER, files, commit=OLDER, reference="v1")
-        assert [model.name for model in local_models()] == ["demo", "coder-4bit", f"{CODER}@v1"]
+        assert [model.name for model in local_models()[0]] == ["demo", "coder-4bit", f"{CODER}@v1"]
         (hub_cache / f"models--{CODER.replace('/', '--')}" / "refs" / "v1").unlink()
-        assert f"{CODER}@{OLDER}" in [model.name for model in local_models()]
+        assert f"{CODER}@{OLDER}" in [model.name for model in local_models()[0]]
 
     def test_other_models_and_rubbish_are_left_out(self, hub_cache: Path) -> None:
         snapshot(hub_cache, "o/llama", {"config.json": {"model_type": "llama"}, "model.safetensors": 10})
         snapshot(hub_cache, "o/broken", {"config.json": 3})
         (hub_cache / "models--o--empty").mkdir()
         (hub_cache / "models--o--file").write_text("")
-        assert [model.name for model in local_models()] == ["demo"]
+        models, unreadable = local_models()
+        assert [model.name for model in models] == ["demo"]
+        assert unreadable == []
+
+    @pytest.mark.parametrize("part", ["snapshots", f"snapshots/{COMMIT}/config.json", "refs/main"])
+    def test_what_cannot_be_read_is_said_and_the_rest_is_listed(
+        self, part: str, hub_cache: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        for name in ("o/m", "o/n"):
+            snapshot(hub_cache, name, {"config.json": QUANTISED, "model.safetensors": 10})
+        refused = hub_cache / "models--o--m" / part
+        # Refused to everybody, where permissions are only to some.
+        refused.rename(refused.with_suffix(".away"))
+        refused.symlink_to(refused)
+        assert "o/n" in cached_repositories()
+        for flag in ([], ["--json"]):
+            monkeypatch.setattr(sys, "argv", ["qnext", "models", *flag])
+            with pytest.raises(SystemExit) as left:
+                main()
+            out, err = capsys.readouterr()
+            assert left.value.code == 0
+            assert "demo" in out
+            assert "o/n" in out
+            assert ("models--o--m cannot be read (Too many levels" in err) == (part != "refs/main")
+
+
+@pytest.mark.parametrize(
+    ("width", "shown"),
+    [
+        (60, "name        weights    MTP     size  used\norg/a-name  4-bit g64  no   1.50 GB  2026-01-02\n"),
+        (40, "org/a-name\n  4-bit g64 · MTP no · 1.50 GB ·\n  2026-01-02\n"),
+    ],
+)
+def test_a_name_is_whole_in_any_terminal(width: int, shown: str) -> None:
+    facts = {
+        "name": "org/a-name",
+        "quantization": "4-bit g64",
+        "mtp": False,
+        "bytes": 1_500_000_000,
+        "complete": True,
+        "used_at": "2026-01-02T03:04:05",
+    }
+    told = text(ModelList([facts]), width)
+    assert "".join(f"{line.rstrip()}\n" for line in told.splitlines()) == shown
 
 
 @pytest.fixture
