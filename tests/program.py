@@ -21,6 +21,9 @@ from screens import Terminal
 
 ROOT = Path(__file__).parent.parent
 PROGRAM = [sys.executable, "-m", "cli"]
+# Answers every question with a file, which is its first argument.
+SCRIPTED = [sys.executable, "tests/scripted_program.py"]
+SCRIPTED_CHAT = ("chat", "--model", "scripted", "--no-save")
 PROMPT = "›"
 ENTER, CTRL_C, CTRL_D = "\r", "\x03", "\x04"
 _TERMINAL = {"TERM": "xterm", "COLUMNS": "80"}

@@ -12,7 +12,7 @@ from itertools import cycle, islice
 from pathlib import Path
 
 import pytest
-from program import CTRL_C, CTRL_D, PROMPT, Tmux, Window
+from program import CTRL_C, CTRL_D, PROMPT, SCRIPTED, SCRIPTED_CHAT, Tmux, Window
 from screens import Terminal
 from test_answer_view import LONG, at_once, squeezed
 
@@ -26,10 +26,6 @@ COUNT = "Count up from 1 to 400 in steps of 1"
 SORT = "Sort these numbers from smallest to largest: 91, 17, 48, 63, 5, 77, 32"
 # What was said already is far likelier than the end, or than anything else.
 ENDLESS = ("--no-think", "--presence-penalty", "-10")
-
-
-SCRIPTED = [sys.executable, "tests/scripted_program.py"]
-SCRIPTED_CHAT = ("chat", "--model", "scripted", "--no-save")
 
 
 def shown(window: Window, question: str) -> list[str]:
