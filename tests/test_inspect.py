@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 import sys
 from pathlib import Path
@@ -12,6 +11,7 @@ from builders import write_hf_checkpoint
 from fakes.hub import COMMIT, serving
 from fp8_builder import write_fp8_checkpoint
 from huggingface_hub import constants
+from piped import stdin_of
 
 from cli.main import main
 from mlx_qnext import hub, remote
@@ -120,8 +120,7 @@ class TestThePlanOfMemory:
         given = ["--memory", str(memory), "--context", "4k", "hi"]
         monkeypatch.setattr(sys, "argv", ["qnext", "generate", *given])
         # Beside a prompt it is read, and the test runner's own refuses to be.
-        monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO()))
-        with pytest.raises(SystemExit) as left:
+        with stdin_of(), pytest.raises(SystemExit) as left:
             main()
         assert left.value.code == MemoryLimitError.exit_code
         return capsys.readouterr().err

@@ -71,13 +71,15 @@ def qnext(monkeypatch: pytest.MonkeyPatch, model: Path) -> Iterator[Qnext]:
         monkeypatch.setattr(sys, "argv", ["qnext", command, *greedy, *arguments])
         # Beside a prompt it is read, and the test runner's own refuses to be.
         if command == "generate":
-            monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO()))
+            monkeypatch.setattr(sys, "stdin", nothing)
         with pytest.raises(SystemExit) as left:
             main()
         assert isinstance(left.value.code, int)
         return left.value.code
 
-    yield run
+    # Opened once: some tests keep the program from opening files.
+    with Path(os.devnull).open() as nothing:
+        yield run
     gc.collect()
     for thread in threading.enumerate():
         if thread.name == "qnext-retire":
