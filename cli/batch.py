@@ -12,7 +12,7 @@ import typer
 
 from cli import options, terminal
 from cli.batch_input import Entry, entries
-from cli.batch_output import Printed, Results, result_file
+from cli.batch_output import Printed, Results, check_same_batch, result_file
 from cli.batch_record import answer_record, error_record
 from cli.loading import EMBEDDED, load_engine
 from cli.views.batch import BatchCount, BatchView
@@ -97,8 +97,13 @@ def batch(
         terminal.note(
             err, "Answers that are decoded together are not drafted: --draft counts for nothing here."
         )
-    asked = entries(_content(source), source, system, config)
+    if out != _STREAM and source != _STREAM and _are_one_file(source, out):
+        raise UsageError(f"{out} is the input itself: name another file for the results.")
+    asked = entries(_content(source), "stdin" if source == _STREAM else source, system, config)
     with _results(out, resume) as results:
+        strangers = check_same_batch(results.done, asked, Path(out))
+        if strangers:
+            terminal.note(err, _unasked(strangers, out, source))
         view = BatchView(err, shows=not _is_watched(out))
         job = _Job(asked, results, model or EMBEDDED, view, err)
         try:
@@ -192,6 +197,19 @@ def _results(out: str, resume: bool) -> Iterator[Results]:
         raise UsageError("--resume goes on with a file of results: name it with --out.")
     else:
         yield Printed()
+
+
+def _are_one_file(source: str, out: str) -> bool:
+    try:
+        return Path(source).samefile(out)
+    except OSError:
+        # One of the two is not there, which is said elsewhere.
+        return False
+
+
+def _unasked(count: int, out: str, source: str) -> str:
+    answers = "1 answer is" if count == 1 else f"{count} answers are"
+    return f"In {out} {answers} of no line of {source}, and left as they are."
 
 
 def _noticed(count: int) -> str:

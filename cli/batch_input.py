@@ -6,6 +6,7 @@ import difflib
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from hashlib import sha256
 from pathlib import Path
 from typing import Any, NoReturn, TypeAlias
 
@@ -18,6 +19,9 @@ Id: TypeAlias = str | int
 
 SAMPLING = ("temperature", "top_p", "top_k", "min_p", "repetition_penalty", "presence_penalty", "seed")
 LIMITS = ("max_tokens", "thinking_budget")
+# Few enough to read over, and so many that two requests never share them by chance.
+_DIGEST_DIGITS = 16
+_UTF16 = (b"\xff\xfe", b"\xfe\xff")
 FIELDS = ("id", "prompt", "messages", *SAMPLING, *LIMITS, "thinking", "stop", "tools")
 
 
@@ -34,6 +38,14 @@ class Entry:
     id: Id | None
     asked: BatchRequest | str
 
+    @property
+    def digest(self) -> str | None:
+        """Tells its messages and tools from others; `None` where it asks nothing."""
+        if isinstance(self.asked, str):
+            return None
+        content = json.dumps([list(self.asked.messages), self.asked.tools], sort_keys=True)
+        return sha256(content.encode()).hexdigest()[:_DIGEST_DIGITS]
+
 
 def entries(content: bytes, name: str, system: str | None, config: GenerationConfig) -> list[Entry]:
     """Everything that is asked, by line; empty lines ask nothing.
@@ -42,8 +54,10 @@ def entries(content: bytes, name: str, system: str | None, config: GenerationCon
     line numbers. `config` and `system` hold for every line that says nothing else.
 
     Raises:
-        UsageError: nothing is asked.
+        UsageError: nothing is asked, or in another encoding than UTF-8.
     """
+    if content.startswith(_UTF16):
+        raise UsageError(f"{name} is UTF-16: convert it to UTF-8, for example with iconv.")
     lines = [(number, line) for number, line in enumerate(_lines(content), 1) if line.strip()]
     if not lines:
         raise UsageError(f"{name} is empty: write a prompt or a JSON object on each line.")

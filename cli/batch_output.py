@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,8 +16,10 @@ import typer
 from cli.batch_input import Entry, Id
 from mlx_qnext.disk import flush, flush_folder, lock, write_at, writing
 from mlx_qnext.errors import UsageError
+from mlx_qnext.json_fields import shown
 
 FLUSH_EVERY_S = 1.0
+_BEGINNING = b'{"id": '
 
 
 @dataclass(frozen=True)
@@ -25,10 +27,10 @@ class Done:
     """What a file of results holds.
 
     Attributes:
-        answered: ids of answers. failed: lines and ids of errors.
+        answered: ids of answers, and digests of what they answer, where those are known. failed: lines and ids of errors.
     """
 
-    answered: set[Id] = field(default_factory=set)
+    answered: dict[Id, str | None] = field(default_factory=dict)
     failed: set[tuple[int, Id | None]] = field(default_factory=set)
 
     def holds(self, entry: Entry) -> bool:
@@ -37,6 +39,24 @@ class Done:
             return True
         # The id of a line that repeats it is another one's.
         return not isinstance(entry.asked, str) and entry.id in self.answered
+
+
+def check_same_batch(done: Done, asked: Sequence[Entry], path: Path) -> int:
+    """Return how many answers in the file are of no line that is asked.
+
+    Raises:
+        UsageError: an answer is one to something else than the line with its id asks now.
+    """
+    ids = {entry.id for entry in asked}
+    for entry in asked:
+        if entry.digest is not None and entry.id is not None:
+            answered = done.answered.get(entry.id)
+            if answered not in (None, entry.digest):
+                raise UsageError(
+                    f"{path} answers another request with the id {shown(entry.id)} than line {entry.line} is now: name a new "
+                    "file, or the input as it was."
+                )
+    return sum(own not in ids for own in done.answered)
 
 
 class Results(Protocol):
@@ -120,6 +140,8 @@ def result_file(path: Path, resume: bool) -> Iterator[ResultFile]:
 
 
 def _open(path: Path, resume: bool) -> int:
+    if path.exists() and not path.is_file():
+        raise UsageError(f"{path} is not a file: name one, or - for stdout.")
     flags = os.O_RDWR | os.O_CREAT | (0 if resume else os.O_EXCL)
     try:
         return os.open(path, flags, 0o666)
@@ -134,12 +156,24 @@ def _read(path: Path, descriptor: int) -> tuple[Done, int]:
     done, end = Done(), 0
     with os.fdopen(os.dup(descriptor), "rb") as file:
         for number, line in enumerate(file, 1):
-            if not line.endswith(b"\n"):
-                break
-            end += len(line)
-            if not _took(line, done):
+            whole = line.endswith(b"\n")
+            if not (_took(line, done) if whole else _begins_record(line)):
                 raise UsageError(f"Line {number} of {path} is no result of a batch: name another file.")
+            end += len(line) if whole else 0
     return done, end
+
+
+def _begins_record(line: bytes) -> bool:
+    """Whether a last line may be a record that was cut off; after a loss of power zeros may follow."""
+    written = line.rstrip(b"\0")
+    if not written.startswith(_BEGINNING[: len(written)]):
+        return False
+    try:
+        json.loads(written)
+    except (ValueError, RecursionError):
+        return True
+    # Nothing lacks but the end of the line, so what it is can be told.
+    return _took(written, Done())
 
 
 def _took(line: bytes, done: Done) -> bool:
@@ -152,7 +186,8 @@ def _took(line: bytes, done: Done) -> bool:
         case {"line": int(number), "id": (str() | int() | None) as own, "error": str()}:
             done.failed.add((number, own))
         case {"id": (str() | int()) as own, "finish_reason": str()}:
-            done.answered.add(own)
+            digest = record.get("asked")
+            done.answered[own] = digest if isinstance(digest, str) else None
         case _:
             return False
     return True

@@ -14,10 +14,16 @@ from mlx_qnext.generate.events import Finished
 def answer_record(
     entry: Entry, result: Finished, notices: Sequence[str], model: str, *, tools: bool
 ) -> dict[str, Any]:
-    """`id`, what `qnext generate --json` prints, and in `notices` what that says beside it; `tool_calls` too where the request
-    offered `tools`."""
+    """`id`, what `qnext generate --json` prints, in `notices` what that says beside it, and a digest of what was asked;
+    `tool_calls` too where the request offered `tools`."""
     calls = {"tool_calls": list(result.tool_calls)} if tools else {}
-    return {"id": entry.id, **json.loads(record(result, model)), "notices": list(notices), **calls}
+    return {
+        "id": entry.id,
+        **json.loads(record(result, model)),
+        "notices": list(notices),
+        "asked": entry.digest,
+        **calls,
+    }
 
 
 def error_record(entry: Entry, reason: str) -> dict[str, Any]:

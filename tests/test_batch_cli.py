@@ -131,12 +131,57 @@ class TestProtocol:
     ) -> None:
         source, out = tmp_path / "in.txt", tmp_path / "out.jsonl"
         source.write_text("One\n")
-        out.write_text("mine")
-        assert run(monkeypatch, str(source), "--out", str(out)) == UsageError.exit_code
-        assert run(monkeypatch, str(source), "--out", str(out), "--resume") == 0
-        assert run(monkeypatch, str(source), "--out", str(source), "--resume") == UsageError.exit_code
-        assert "--resume" in capfd.readouterr().err.splitlines()[0]
-        assert source.read_text() == "One\n"
+        for mine in ("mine", '{"id": 1, "prompt": "x"}', '{"id": 1, "prompt": "x"}\n'):
+            out.write_text(mine)
+            assert run(monkeypatch, str(source), "--out", str(out)) == UsageError.exit_code
+            assert run(monkeypatch, str(source), "--out", str(out), "--resume") == UsageError.exit_code
+            assert out.read_text() == mine
+        first, second, *_ = capfd.readouterr().err.splitlines()
+        assert "--resume" in first
+        assert "Line 1 of" in second
+
+    @pytest.mark.parametrize("resume", [[], ["--resume"]])
+    def test_the_input_is_never_the_output(
+        self,
+        resume: list[str],
+        tmp_path: Path,
+        monkeypatch: pytest.MonkeyPatch,
+        capfd: pytest.CaptureFixture[str],
+    ) -> None:
+        source, link = tmp_path / "in.jsonl", tmp_path / "link.jsonl"
+        source.write_text('{"id": 1, "prompt": "x"}')
+        link.symlink_to(source)
+        assert run(monkeypatch, str(source), "--out", str(link), *resume) == UsageError.exit_code
+        assert source.read_text() == '{"id": 1, "prompt": "x"}'
+        assert "is the input itself" in capfd.readouterr().err
+
+    def test_answers_to_something_else_are_not_taken_for_those_of_this_input(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+    ) -> None:
+        source, out = tmp_path / "in.txt", tmp_path / "out.jsonl"
+        arguments = [str(source), "--out", str(out), "--resume"]
+        source.write_text("One\nTwo\n")
+        assert run(monkeypatch, *arguments) == 0
+        before = out.read_bytes()
+        source.write_text("One\nChanged\nThree\n")
+        assert run(monkeypatch, *arguments) == UsageError.exit_code
+        assert "than line 2 is now" in capfd.readouterr().err
+        source.write_text("One\n")
+        assert run(monkeypatch, *arguments) == 0
+        assert "1 answer is of no line of" in capfd.readouterr().err
+        assert out.read_bytes() == before
+
+    def test_results_go_into_a_file_and_no_device(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+    ) -> None:
+        source = tmp_path / "in.txt"
+        source.write_text("One\n")
+        for no_file in ("/dev/null", str(tmp_path)):
+            for resume in ([], ["--resume"]):
+                assert run(monkeypatch, str(source), "--out", no_file, *resume) == UsageError.exit_code, (
+                    no_file
+                )
+                assert "is not a file" in capfd.readouterr().err
 
     def test_what_is_done_is_not_done_again_and_what_failed_is_still_told(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -247,7 +292,7 @@ class TestResults:
         path = tmp_path / "out.jsonl"
         path.write_bytes(lines({"id": "a", "finish_reason": "stop"}) + b'{"id": "b", "finish_rea')
         with result_file(path, resume=True) as file:
-            assert file.done.answered == {"a"}
+            assert set(file.done.answered) == {"a"}
         assert path.read_bytes() == lines({"id": "a", "finish_reason": "stop"})
 
     @pytest.mark.parametrize("line", [b"{}\n", b"x\n", b"\n", b"[1]\n", lines({"id": "a", "prompt": "x"})])

@@ -116,3 +116,8 @@ def test_the_later_of_two_lines_with_one_id_is_bad() -> None:
 def test_an_input_that_asks_nothing_is_refused(content: bytes) -> None:
     with pytest.raises(UsageError, match="is empty"):
         read(content)
+
+
+def test_another_encoding_is_named_once_and_not_line_by_line() -> None:
+    with pytest.raises(UsageError, match="UTF-16"):
+        read("One\nTwo\n".encode("utf-16"), "in.txt")

@@ -114,6 +114,9 @@ class BatchView(TransientBar):
         return 0.0 if self._start is None else self._clock() - self._start
 
     def _is_due(self, count: BatchCount) -> bool:
+        if count.done == count.total:
+            # The outcome says it.
+            return False
         now, reached = self._clock(), tenths(count.done, count.total)
         if reached <= self._said_tenths and now - self._said_at < _SAY_EVERY_S:
             return False
