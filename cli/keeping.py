@@ -53,6 +53,12 @@ class Keeping:
         self.engine, self.model = engine, model
         self.session: Session = engine.session()
 
+    def adopt(self, settings: Mapping[str, Any]) -> None:
+        """These are saved with the chat from now on, and are new where they differ."""
+        if settings != self.settings:
+            self.settings = settings
+            self._kept = []
+
     def let_go(self) -> None:
         """The model is not held here any more; nothing but `use` can follow."""
         self.engine.close()
@@ -92,7 +98,7 @@ class Keeping:
         return refusal or saved_as(opened.name, asked, self._nbytes(opened.name))
 
     def save_what_is_new(self, messages: Sequence[Message]) -> str | None:
-        """As `save`; `None`, and nothing is written, where the disk has these messages already."""
+        """As `save`; `None`, and nothing is written, where the disk has these messages already, and no setting was changed."""
         return None if list(messages) == self._kept else self.save(messages)
 
     def begin_another(self) -> None:

@@ -32,9 +32,9 @@ def swap_model(keeping: Keeping, model: str, room: Room, err: Console) -> None:
         check_model(model, err)
     except KeyboardInterrupt:
         raise _stopped(before) from None
-    keeping.let_go()
-    _free_memory()
     try:
+        keeping.let_go()
+        _free_memory()
         keeping.use(load_engine(model, err, room), model)
     except (QnextError, KeyboardInterrupt) as error:
         # The frames that it comes from hold what was loaded.

@@ -170,6 +170,9 @@ class Talk:
             tokens = self.keeping.engine.plan.context_tokens
             self._say(f"{self.keeping.model} answers, with a context of {tokens:,} tokens.")
             return
+        if name == self.keeping.model:
+            self._say(f"{name} answers already.")
+            return
         # If no model can be had at all any more, this much is safe.
         self.keep()
         swap_model(self.keeping, name, self.room, self.err)
@@ -178,7 +181,7 @@ class Talk:
 
     def _adopt(self, settings: Settings) -> None:
         self.settings = settings
-        self.keeping.settings = settings.facts()
+        self.keeping.adopt(settings.facts())
 
     def _save(self, name: str | None) -> None:
         if not self.conversation.questions:

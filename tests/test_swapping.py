@@ -55,10 +55,10 @@ def checked(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return seen
 
 
-def a_talk(tmp_path: Path, loads: Loads, monkeypatch: pytest.MonkeyPatch) -> Talk:
+def a_talk(tmp_path: Path, loads: Loads, monkeypatch: pytest.MonkeyPatch, *, automatic: bool = False) -> Talk:
     monkeypatch.setattr(swapping, "load_engine", loads)
     library = SessionLibrary(tmp_path)
-    keeping = Keeping(library, loads("first"), "first", PLAIN.facts(), automatic=False)
+    keeping = Keeping(library, loads("first"), "first", PLAIN.facts(), automatic=automatic)
     err = Console(file=StringIO(), markup=False)
     talk = Talk(
         Conversation(None, Thinking.hide), PLAIN, room("auto", "auto", 16), keeping, err, as_json=True
@@ -117,6 +117,63 @@ def test_one_that_cannot_be_loaded_brings_the_first_back(
     assert [model() is None for model in loads.loaded] == [True, False]
     assert (talk.keeping.model, talk.settings.model) == ("first", None)
     assert talk.keeping.session.tokens == ()
+
+
+@pytest.mark.usefixtures("checked")
+def test_what_is_saved_says_which_one_answers_even_if_nothing_is_asked_of_it(
+    engine: Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    talk = a_talk(tmp_path, Loads(engine), monkeypatch, automatic=True)
+    with closing(talk.keeping):
+        talk.turn("/model second")
+        talk.keep()
+        name = talk.keeping.name
+        assert name is not None
+        saved = SessionLibrary(tmp_path).read(name)
+        assert saved.settings["model"] == "second"
+        assert list(saved.messages) == talk.conversation.messages
+        assert talk.keeping.save_what_is_new(talk.conversation.messages) is None
+        talk.turn("/set temp 0.25")
+        talk.keep()
+        assert SessionLibrary(tmp_path).read(name).settings["temp"] == 0.25
+
+
+@pytest.mark.parametrize("moment", ["let_go", "_free_memory", "load_engine"])
+@pytest.mark.usefixtures("checked")
+def test_an_interrupt_at_any_moment_leaves_what_was_saved_and_the_first_one(
+    moment: str, engine: Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    talk = a_talk(tmp_path, Loads(engine), monkeypatch, automatic=True)
+    target = talk.keeping if moment == "let_go" else swapping
+    original = getattr(target, moment)
+    interrupts = [KeyboardInterrupt()]
+
+    def interrupted(*arguments: object) -> object:
+        if interrupts:
+            raise interrupts.pop()
+        return original(*arguments)
+
+    monkeypatch.setattr(target, moment, interrupted)
+    with closing(talk.keeping):
+        with pytest.raises(StoppedError):
+            talk.turn("/model second")
+        assert (talk.keeping.model, talk.settings.model) == ("first", None)
+        name = talk.keeping.name
+        assert name is not None
+        assert list(SessionLibrary(tmp_path).read(name).messages) == talk.conversation.messages
+        # The disk has more than this session, which was begun anew.
+        assert talk.keeping.save_what_is_new(talk.conversation.messages) is None
+
+
+@pytest.mark.usefixtures("checked")
+def test_one_that_answers_already_is_not_loaded_again(
+    engine: Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loads = Loads(engine)
+    talk = a_talk(tmp_path, loads, monkeypatch)
+    with closing(talk.keeping):
+        talk.turn("/model first")
+    assert loads.asked == ["first"]
 
 
 @pytest.mark.usefixtures("checked")
