@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
-from cli.interrupts import cancelling
+from cli.interrupts import cancelling, going_on
 from cli.terminal import note
 from cli.views.answer import AnswerView
 from cli.views.progress import Progress
@@ -31,11 +31,13 @@ def answer(
     """
     events = session.generate(messages, config)
     with Progress(err, "Reading the prompt", "count") as prefill, cancelling(session):
+        if view is None:
+            return _shown(events, err, prefill, None)
         try:
-            return _shown(events, err, prefill, view)
+            with going_on(view.begin_below):
+                return _shown(events, err, prefill, view)
         finally:
-            if view is not None:
-                view.finish()
+            view.finish()
 
 
 def _shown(events: Iterable[Event], err: Console, prefill: Progress, view: AnswerView | None) -> Finished:

@@ -1,9 +1,9 @@
-"""Ctrl-C while the model answers: the first ends the answer, the second the program. And a terminal that is closed."""
+"""Ctrl-C while the model answers: the first ends the answer, the second the program. Ctrl-Z, and a terminal that is closed."""
 
 from __future__ import annotations
 
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
 from typing import TYPE_CHECKING
@@ -29,6 +29,16 @@ def cancelling(session: Session) -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGINT, previous)
+
+
+@contextmanager
+def going_on(then: Callable[[], object]) -> Iterator[None]:
+    """Within, this is called whenever the program goes on after it was suspended, and others had the terminal."""
+    previous = signal.signal(signal.SIGCONT, lambda *_: then())
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGCONT, previous)
 
 
 @contextmanager

@@ -159,5 +159,7 @@ def test_a_chat_that_is_suspended_goes_on_in_the_foreground(answer: Path) -> Non
             pipe.write("132.")
         window.until_prompt()
         assert "\nIt is 132.\n" in window.text()
+        # The command itself, and each time that it was stopped and called back.
+        assert "".join(window.rows()).count(SCRIPTED_CHAT[-1]) == 5
         window.press(CTRL_D)
         window.until(lambda: window.cursor_row() == "$")

@@ -98,6 +98,12 @@ class AnswerView:
             else:
                 self._painter.note(Text(visible(text), style="dim"))
 
+    def begin_below(self) -> None:
+        """Others wrote to the terminal: what is unfinished is shown again below that, and nothing of theirs is erased."""
+        with self._lock:
+            if self._painter is not None:
+                self._painter.begin_below()
+
     def finish(self) -> None:
         """Close whatever is open: the thought's region, the answer's line. What was said stays, and nothing is live."""
         try:

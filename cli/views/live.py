@@ -82,6 +82,10 @@ class LiveRegion:
         """Erase the region; the cursor stands where it began."""
         self.paint((), ())
 
+    def leave(self) -> None:
+        """Begin anew at the cursor; what was painted stays."""
+        self._lines = []
+
     def _to_the_top(self) -> str:
         up = self._rows() - 1
         return ("\r" if self._lines else "") + (f"\x1b[{up}A" if up > 0 else "")

@@ -78,6 +78,10 @@ class Painter:
         self._stream.end()
         self._region.paint(self._stream.finished(self._console, self._width()), ())
 
+    def begin_below(self) -> None:
+        """What was painted stays as it is; the rest is painted from the cursor on."""
+        self._region.leave()
+
     def note(self, text: Text) -> None:
         """Print a line above what is unfinished."""
         self._paint(rendered(self._console, text, self._width()))
