@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
+from functools import partial
 from typing import TextIO
 
 from prompt_toolkit import PromptSession
 from prompt_toolkit.completion import CompleteEvent, Completer, Completion
+from prompt_toolkit.data_structures import Size
 from prompt_toolkit.document import Document
 from prompt_toolkit.enums import DEFAULT_BUFFER
 from prompt_toolkit.filters import has_focus
@@ -63,6 +66,7 @@ class Editor:
         output: Output | None = None,
     ) -> None:
         self._screen, self._prompt, self._continuation = screen, prompt, continuation
+        self._history = history
         self._session: PromptSession[str] = PromptSession(
             prompt,
             multiline=True,
@@ -80,13 +84,18 @@ class Editor:
             style=_STYLE,
             color_depth=ColorDepth.from_env(),
             input=keys or _Keys(sys.stdin),
-            output=output or _output(screen),
+            output=output or on_screen(screen, partial(_size, screen)),
         )
 
     @property
     def has_text(self) -> bool:
         """Whether there was any when it was left last."""
         return bool(self._session.default_buffer.text)
+
+    @property
+    def trouble(self) -> str | None:
+        """Why what is typed is not remembered."""
+        return self._history.trouble
 
     def read(self) -> str:
         """What is typed next, complete, with its quotes.
@@ -98,7 +107,8 @@ class Editor:
             try:
                 self._session.prompt()
             finally:
-                text = self._session.default_buffer.text.encode("utf-8", "replace").decode()
+                # Bytes that are no text, and the end of the last line, which many a paste brings along.
+                text = self._session.default_buffer.text.encode("utf-8", "replace").decode().rstrip()
                 self._leave(text)
         except OSError:
             raise EOFError from None
@@ -106,8 +116,10 @@ class Editor:
 
     def close(self) -> None:
         """The terminal handles pastes as it did before."""
-        self._screen.write(_DO_NOT_MARK_PASTES)
-        self._screen.flush()
+        # It may have gone away.
+        with suppress(OSError):
+            self._screen.write(_DO_NOT_MARK_PASTES)
+            self._screen.flush()
 
     def _leave(self, text: str) -> None:
         lines = visible(text).replace("\n", f"\n{self._continuation}")
@@ -177,8 +189,21 @@ class _Keys(Vt100Input):
         return super().closed or not os.isatty(self.fileno())
 
 
-def _output(screen: TextIO) -> Output:
-    output = Vt100_Output.from_pty(screen, os.environ.get("TERM"), enable_bell=False)
-    # Where the cursor is need not be known, and not every terminal says it.
-    output.enable_cpr = False
-    return output
+class _Screen(Vt100_Output):
+    def erase_down(self) -> None:
+        # In two parts: some terminals keep what is erased from the first row on as if it had scrolled off.
+        self.write_raw("\x1b7\x1b[K\x1b[B\x1b[J\x1b8")
+
+
+def on_screen(screen: TextIO, size: Callable[[], Size]) -> Output:
+    """Draws there, and asks nothing: where the cursor is need not be known, and not every terminal says it."""
+    return _Screen(screen, size, os.environ.get("TERM"), enable_bell=False, enable_cpr=False)
+
+
+def _size(screen: TextIO) -> Size:
+    try:
+        columns, rows = os.get_terminal_size(screen.fileno())
+    except OSError:
+        columns = rows = 0
+    # Some terminals do not know.
+    return Size(rows=rows or 24, columns=columns or 80)

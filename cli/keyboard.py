@@ -27,6 +27,11 @@ class Reader(Protocol):
         """Whether an interrupt dropped any."""
         ...
 
+    @property
+    def trouble(self) -> str | None:
+        """A sentence for the user, once there is one."""
+        ...
+
     def read(self) -> str:
         """The next text, complete. Raises `EOFError` at the end, and `KeyboardInterrupt`."""
         ...
@@ -42,26 +47,26 @@ def typed_turns(err: Console) -> Generator[str, None, None]:
     Texts of several lines are as `cli.multiline` says. Nothing that is typed between turns shows: it waits for the next
     prompt. The terminal is as it was before when this is closed. Needs a terminal on stdin.
     """
-    history, screen = InputHistory(), _screen()
+    screen = _screen()
     if screen is None or os.environ.get("TERM", "").lower() in _DUMB:
         with _terminal_mode(_unechoed):
-            yield from _turns(_Lines(screen), history, err)
+            yield from _turns(_Lines(screen), err)
         return
     # Only somebody who types waits for it.
     from cli.editor import Editor
 
-    editor = Editor(screen, history, PROMPT, CONTINUATION)
+    editor = Editor(screen, InputHistory(), PROMPT, CONTINUATION)
     with _terminal_mode(_as_keys):
-        yield from _turns(editor, history, err)
+        yield from _turns(editor, err)
 
 
-def _turns(reader: Reader, history: InputHistory, err: Console) -> Iterator[str]:
+def _turns(reader: Reader, err: Console) -> Iterator[str]:
     told = interrupted = False
     try:
         while True:
-            if history.trouble is not None and not told:
+            if reader.trouble is not None and not told:
                 told = True
-                note(err, history.trouble)
+                note(err, reader.trouble)
             try:
                 text = reader.read()
             except EOFError:
@@ -82,6 +87,7 @@ class _Lines:
     """Texts line by line, as the terminal itself has them edited; nothing but prompts is written to it."""
 
     has_text = False
+    trouble = None
 
     def __init__(self, screen: TextIO | None) -> None:
         self._screen = screen

@@ -33,10 +33,9 @@ class Candidate:
 
 def candidates(typed: str) -> Iterator[Candidate]:
     """Everything that may follow what stands before the cursor. Nothing here loads a model or asks the hub."""
-    line = typed.lstrip()
-    if not line.startswith("/") or "\n" in line:
+    if not typed.startswith("/") or "\n" in typed:
         return
-    name, space, argument = line.partition(" ")
+    name, space, argument = typed.partition(" ")
     if space:
         command = COMMANDS.get(name)
         if command is not None:

@@ -238,7 +238,7 @@ def test_help_loads_neither_model_nor_library() -> None:
         "import sys\nsys.argv = ['qnext', '--help']\n"
         "from cli.main import main\n"
         "try:\n    main()\nexcept SystemExit:\n    pass\n"
-        "heavy = {'mlx', 'mlx_lm', 'transformers', 'huggingface_hub', 'tokenizers', 'jinja2', 'numpy'}\n"
+        "heavy = {'mlx', 'mlx_lm', 'transformers', 'huggingface_hub', 'tokenizers', 'jinja2', 'numpy', 'prompt_toolkit'}\n"
         "print('loaded:', sorted(heavy & set(sys.modules)))"
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)

@@ -17,7 +17,17 @@ import mlx_qnext
 
 ROOT = Path(__file__).parent.parent
 PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("[!.]*/*.md")])
-HEAVY = ["mlx", "transformers", "mlx_lm", "huggingface_hub", "tokenizers", "jinja2", "typer", "rich"]
+HEAVY = [
+    "mlx",
+    "transformers",
+    "mlx_lm",
+    "huggingface_hub",
+    "tokenizers",
+    "jinja2",
+    "typer",
+    "rich",
+    "prompt_toolkit",
+]
 ONE_MACHINES_FOLDER = re.compile(r"/(?:home|Users|root|work)/\w+")
 
 
