@@ -133,7 +133,8 @@ def _conclude(result: Finished, setting: Setting, err: Console, *, as_json: bool
     if not as_json:
         print_stats(err, result, setting)
     elif result.reason == "length":
-        terminal.note(err, "The answer is cut off at the token limit.")
+        cut = "thought" if result.thought_end == "unclosed" else "answer"
+        terminal.note(err, f"The {cut} is cut off at the token limit.")
     if result.reason == "cancelled":
         raise typer.Exit(INTERRUPTED_EXIT_CODE)
 

@@ -7,6 +7,7 @@ import json
 import signal
 import sys
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -184,6 +185,14 @@ class TestWhereTheAnswerGoes:
         code, _, err = qnext("Add", *flag, engine=Engine((*SUM[3:6], finished("It is", reason="length"))))
         assert code == 0
         assert "cut off at the token limit" in err
+
+    def test_a_thought_that_is_cut_off_is_no_answer(self, qnext: Run) -> None:
+        result = replace(finished("", "hm", "length"), thought_end="unclosed")
+        for flag, said in (
+            ("--json", "The thought is cut off at the token limit"),
+            ("--think", "thought cut off at"),
+        ):
+            assert said in qnext("Add", flag, engine=Engine((*SUM[:2], result)))[2]
 
     def test_a_place_that_cannot_be_written_is_refused_before_anything_is_loaded(
         self, qnext: Run, engine: Engine, tmp_path: Path
