@@ -144,7 +144,7 @@ class _Job:
         # Loads the model's code, which bad lines alone need not wait for.
         from mlx_qnext.generate.batch import run_batch
 
-        self._view.begin(self.count)
+        self._view.begin(self.count, concurrency)
         numbered = ((number, request) for number, (_, request) in enumerate(requests))
         for event in run_batch(engine, numbered, concurrency):
             if isinstance(event, BatchResult):

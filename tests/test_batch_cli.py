@@ -376,9 +376,30 @@ class TestView:
             count.answered, count.completion_tokens = answered, 10 * answered
             view.update(count)
         assert said == [
-            "10 of 100 done, 25.0 tok/s, about 36 s left",
-            "11 of 100 done, 0.86 tok/s, about 17 min 18 s left",
+            "10 of 100 done, about 36 s left, 25.0 tok/s",
+            "11 of 100 done, about 17 min 18 s left, 0.86 tok/s",
         ]
+
+    def test_what_is_left_counts_neither_what_took_no_time_nor_twice_what_is_being_answered(self) -> None:
+        # At 10 s the first of eight is answered, and the others are halfway: 4.5 of the 92 that take time.
+        view = self.view([0.0, 10.0], [])
+        count = BatchCount(100, held=5)
+        view.begin(count, 8)
+        count.failed, count.answered = 3, 1
+        assert view.progress(count) == "9 of 100 done, 3 failed, about 3 min 14 s left"
+
+    def test_in_a_terminal_that_draws_nothing_over_it_says_lines_too(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setenv("TERM", "dumb")
+        console = Console(width=100, force_terminal=True, file=io.StringIO())
+        count = BatchCount(4)
+        with BatchView(console, lambda: 0.0) as view:
+            view.begin(count)
+            count.answered = 3
+            view.update(count)
+        assert isinstance(console.file, io.StringIO)
+        assert console.file.getvalue().startswith("3 of 4 done")
 
     def test_the_outcome_says_what_failed_and_what_was_shared(self) -> None:
         view = self.view([0.0, 65.0, 65.0, 65.0], [])

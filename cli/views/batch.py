@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from time import monotonic
 
 from rich.console import Console
-from rich.progress import BarColumn, TextColumn
+from rich.progress import BarColumn, TextColumn, TimeElapsedColumn
 from rich.progress import Progress as RichProgress
 from rich.table import Column
 
@@ -16,6 +16,8 @@ from cli.views.units import percent, rate, seconds
 
 # Elsewhere than on a terminal, a line at every tenth, and at least this often where requests take long.
 _SAY_EVERY_S = 60.0
+# In a narrower terminal the figures take all of the line.
+_BAR_FROM_COLUMNS = 72
 
 
 @dataclass
@@ -62,34 +64,39 @@ class BatchView(TransientBar):
         super().__init__()
         self._console, self._clock, self._shows = console, clock, shows
         self._start: float | None = None
+        self._beside = 0
         self._said_at, self._said_tenths = 0.0, 0
 
-    def begin(self, count: BatchCount) -> None:
-        """The model is there, and the first request begins."""
+    def begin(self, count: BatchCount, concurrency: int = 1) -> None:
+        """The model is there, and the first request begins; so many are answered at a time."""
+        self._beside = concurrency - 1
         self._start = self._said_at = self._clock()
         self._said_tenths = tenths(count.done, count.total)
-        if self._shows and self._console.is_terminal:
+        if self._shows and self._has_bar:
             self._draw(count)
 
     def update(self, count: BatchCount) -> None:
         """One more line has its record."""
         if self._start is None or not self._shows:
             return
-        if self._console.is_terminal:
+        if self._has_bar:
             self._draw(count)
         elif self._is_due(count):
             self._console.print(self.progress(count))
 
     def progress(self, count: BatchCount) -> str:
-        """12 of 100 done, 1 failed, 81.0 tok/s, about 3 min 5 s left."""
+        """12 of 100 done, 1 failed, about 3 min 5 s left, 81.0 tok/s."""
         parts = [f"{count.done} of {count.total} done"]
         if count.all_failed:
             parts.append(f"{count.all_failed} failed")
-        elapsed, fresh = self._elapsed, count.done - count.held
+        elapsed, remaining = self._elapsed, count.total - count.done
+        if count.answered and remaining:
+            # Those that are being answered are halfway, taken together. What failed or was held took no time.
+            begun = min(self._beside, remaining) / 2
+            left_s = elapsed * (remaining - begun) / (count.answered + begun)
+            parts.append(f"about {seconds(left_s)} left")
         if count.completion_tokens and elapsed > 0:
             parts.append(rate(count.completion_tokens / elapsed))
-        if fresh and count.done < count.total:
-            parts.append(f"about {seconds(elapsed * (count.total - count.done) / fresh)} left")
         return ", ".join(parts)
 
     def outcome(self, count: BatchCount) -> str:
@@ -110,6 +117,11 @@ class BatchView(TransientBar):
         )
 
     @property
+    def _has_bar(self) -> bool:
+        # Where nothing can be drawn over, Rich would show nothing at all.
+        return self._console.is_terminal and not self._console.is_dumb_terminal
+
+    @property
     def _elapsed(self) -> float:
         return 0.0 if self._start is None else self._clock() - self._start
 
@@ -126,7 +138,10 @@ class BatchView(TransientBar):
     def _draw(self, count: BatchCount) -> None:
         if self._bar is None:
             figures = TextColumn("{task.description}", table_column=Column(no_wrap=True))
-            self._bar = RichProgress(BarColumn(), figures, console=self._console, transient=True)
+            # Answers may take minutes: the clock shows that it goes on.
+            columns = (BarColumn(), TimeElapsedColumn(), figures)
+            columns = columns if self._console.width >= _BAR_FROM_COLUMNS else columns[1:]
+            self._bar = RichProgress(*columns, console=self._console, transient=True, get_time=self._clock)
             self._bar.add_task("", total=count.total)
             self._bar.start()
         task = self._bar.task_ids[0]
