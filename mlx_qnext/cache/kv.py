@@ -53,7 +53,7 @@ def check_kv_bits(bits: int | None, head_dim: int) -> None:
 
 def held_arrays(cache: GrowingCache) -> list[mx.array]:
     """Every array of the cache, for evaluation; none while it is empty."""
-    return [] if cache.keys is None else [*_parts(cache.keys), *_parts(cache.values)]
+    return [] if cache.keys is None else [*parts_of(cache.keys), *parts_of(cache.values)]
 
 
 def forked(cache: CacheT) -> CacheT:
@@ -73,7 +73,7 @@ def reserve(cache: GrowingCache, tokens: int) -> None:
     if cache.keys is None:
         cache.step = _in_steps(tokens, cache.step)
         return
-    missing = cache.offset + tokens - _parts(cache.keys)[0].shape[2]
+    missing = cache.offset + tokens - parts_of(cache.keys)[0].shape[2]
     if missing > 0:
         more = _in_steps(missing, cache.step)
         cache.keys, cache.values = _longer(cache.keys, more), _longer(cache.values, more)
@@ -83,18 +83,18 @@ def _in_steps(tokens: int, step: int) -> int:
     return max(1, -(-tokens // step)) * step
 
 
-def _parts(stored: Stored) -> tuple[mx.array, ...]:
+def parts_of(stored: Stored) -> tuple[mx.array, ...]:
     """Packed integers, scales and biases of quantised entries; the array itself of plain ones."""
     return (stored,) if isinstance(stored, mx.array) else tuple(stored)
 
 
 def _of_its_own(stored: Stored) -> Stored:
     # Entries are written into the array object that a cache holds, so each cache needs objects of its own.
-    own = tuple(mx.array(part) for part in _parts(stored))
+    own = tuple(mx.array(part) for part in parts_of(stored))
     return own[0] if isinstance(stored, mx.array) else own
 
 
 def _longer(stored: mx.array | tuple[mx.array, ...], entries: int) -> Stored:
     # Quantised or not, entries lie along the third axis.
-    longer = tuple(mx.pad(part, [(0, 0), (0, 0), (0, entries), (0, 0)]) for part in _parts(stored))
+    longer = tuple(mx.pad(part, [(0, 0), (0, 0), (0, entries), (0, 0)]) for part in parts_of(stored))
     return longer[0] if isinstance(stored, mx.array) else longer

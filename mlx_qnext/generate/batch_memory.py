@@ -5,12 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from mlx_qnext.cache.shelves import row_entries
 from mlx_qnext.experts.plan import MemoryPlan
 
 # Positions that the reading timeline can be taken back to: where later prompts part from this one, and its end.
 READING_CHECKPOINTS = 3
-# Keys and values are held in steps of so many tokens, and a sequence that has just joined is about to begin one.
-_STEP_TOKENS = 256
 
 
 @dataclass(frozen=True)
@@ -40,6 +39,5 @@ class BatchMemory:
         """Whether there is room for a timeline that has read prompts of so many tokens, and for sequences of these lengths."""
         taken = (READING_CHECKPOINTS + 1) * self.state_bytes + reading_tokens * self.token_bytes
         for tokens in sequences:
-            steps = tokens // _STEP_TOKENS + 1
-            taken += self.state_bytes + steps * _STEP_TOKENS * self.token_bytes
+            taken += self.state_bytes + row_entries(tokens) * self.token_bytes
         return taken <= self.bytes

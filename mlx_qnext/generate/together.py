@@ -1,8 +1,7 @@
 """Several sequences decode together: one pass of the model gives each of them its next token.
 
 A pass reads each weight once for all of them. Windows and states of the recurrent layers are the rows of one array; keys and
-values stay each sequence's own, and its one query attends to them alone. So nothing is padded, quantised keys and values work
-as ever, and a sequence joins and leaves without anything of another one's being moved.
+values lie on shelves, so that a layer attends for all sequences of like lengths at once.
 """
 
 from __future__ import annotations
@@ -13,6 +12,7 @@ from typing import cast
 import mlx.core as mx
 
 from mlx_qnext.cache.hybrid import HybridCache
+from mlx_qnext.cache.shelves import Shelves
 from mlx_qnext.generate.answer import Answer
 from mlx_qnext.generate.batch_prompt import Prepared
 from mlx_qnext.generate.experts_in_use import ExpertsInUse
@@ -60,6 +60,7 @@ class Together:
         self._states: list[RecurrentState] = []
         # Of each row the next token, `[B]`.
         self._tokens = mx.zeros(0, dtype=mx.uint32)
+        self._kv = Shelves()
 
     def begin(self, sequence: BatchSequence, cache: HybridCache, hidden: mx.array) -> None:
         """Decode it from now on, from the last state `[1, 1, hidden]` of what its cache holds."""
@@ -79,12 +80,14 @@ class Together:
             joining = [_below(a, b) for a, b in zip(self._states, joining, strict=True)]
         self._states = joining
         self._tokens = mx.concatenate([self._tokens, cast(mx.array, sequence.token)[None]])
+        self._kv.add(cache.layers)
         self.sequences.append(sequence)
 
     def leave(self, sequence: BatchSequence) -> HybridCache:
         """Decode it no more; returns its cache, which it lets go of."""
         at = self.sequences.index(sequence)
         cache = cast(HybridCache, sequence.cache)
+        self._kv.remove(at, cache.layers)
         for layer, (window, state) in zip(cache.recurrent, self._states, strict=True):
             layer.cache = [window[at : at + 1], state[at : at + 1]]
         rows = mx.array([row for row in range(len(self.sequences)) if row != at], dtype=mx.uint32)
@@ -142,6 +145,7 @@ class Together:
 
     def _hidden(self, tokens: mx.array) -> mx.array:
         """Tokens `[B, 1]` → states after the final norm `[B, 1, hidden]`; every cache advances by one."""
+        self._kv.begin_step()
         x = self._model.model.embed_tokens(tokens)
         past, after = iter(self._states), list[RecurrentState]()
         answer: Arrays = ()
@@ -160,10 +164,10 @@ class Together:
             case Attend(index, layer):
                 read = Projected(*asked)
                 attended = [
-                    layer.mixer.attend(_row(read, row), None, cast(HybridCache, sequence.cache).layers[index])
-                    for row, sequence in enumerate(self.sequences)
+                    layer.mixer.attend(_of(read, sequences), mask, rows)
+                    for sequences, mask, rows in self._kv.readings(index)
                 ]
-                return mx.concatenate(attended), read.gate
+                return self._kv.in_order(attended), read.gate
             case Visit(_, moe):
                 routed = Routed(*asked)
                 return moe.experts(routed.x, routed.experts), *routed
@@ -174,5 +178,5 @@ def _below(rows: RecurrentState, more: RecurrentState) -> RecurrentState:
     return RecurrentState(*(mx.concatenate([a, b]) for a, b in zip(rows, more, strict=True)))
 
 
-def _row(read: Projected, row: int) -> Projected:
-    return Projected(*(part[row : row + 1] for part in read))
+def _of(read: Projected, sequences: mx.array | None) -> Projected:
+    return read if sequences is None else Projected(*(part[sequences] for part in read))

@@ -8,6 +8,7 @@ import mlx.core as mx
 from mlx import nn
 
 from mlx_qnext.cache.kv import GrowingCache
+from mlx_qnext.cache.shelves import Rows
 from mlx_qnext.config import ModelConfig
 from mlx_qnext.model.linear import Linear, Projection
 from mlx_qnext.model.norm import RmsNorm
@@ -63,7 +64,7 @@ class Attention(nn.Module):
         return Projected(self.q_norm(q), self.k_norm(k), v, gate)
 
     def attend(
-        self, projected: Projected, mask: mx.array | str | None, cache: GrowingCache | None
+        self, projected: Projected, mask: mx.array | str | None, cache: GrowingCache | Rows | None
     ) -> mx.array:
         """Rotate, append keys and values to the cache, and attend: `[B, T, H D]`.
 

@@ -10,11 +10,11 @@ scores are held. So many queries go in blocks, one after another, and nothing gr
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TypeAlias
+from typing import Protocol, TypeAlias
 
 import mlx.core as mx
 
-from mlx_qnext.mlx_lm_parts import KVCache, QuantizedKVCache, scaled_dot_product_attention
+from mlx_qnext.mlx_lm_parts import scaled_dot_product_attention
 from mlx_qnext.ops.device import Backend, backend
 
 Stored: TypeAlias = mx.array | Sequence[mx.array]
@@ -30,9 +30,14 @@ values likewise, unless one head's take more."""
 _FEW_QUERIES = 8
 
 
-def attention(
-    q: mx.array, k: Stored, v: Stored, mask: Mask, cache: KVCache | QuantizedKVCache | None
-) -> mx.array:
+class Packing(Protocol):
+    """How keys and values are quantised, as their cache says."""
+
+    group_size: int | None
+    bits: int | None
+
+
+def attention(q: mx.array, k: Stored, v: Stored, mask: Mask, cache: Packing | None) -> mx.array:
     """softmax(q kᵀ / √D) v under `mask`, `[B, H, T, D]`; "causal" lets a query see positions up to its own.
 
     A mask in an array is one for all heads.
@@ -44,7 +49,7 @@ def attention(
         # mlx-lm scales the queries in the array object that it is given.
         own = mx.array(q)
         return scaled_dot_product_attention(own, k, v, cache=cache, scale=q.shape[-1] ** -0.5, mask=mask)
-    assert isinstance(cache, QuantizedKVCache)
+    assert cache is not None
     return _over_unpacked(q, k, v, mask, cache)
 
 
@@ -79,7 +84,7 @@ def _block(q: mx.array, k: mx.array, v: mx.array, mask: Mask, start: int, stop: 
     return products(q[:, :, start:stop], k, v, mask)
 
 
-def _over_unpacked(q: mx.array, k: Stored, v: Stored, mask: Mask, cache: QuantizedKVCache) -> mx.array:
+def _over_unpacked(q: mx.array, k: Stored, v: Stored, mask: Mask, cache: Packing) -> mx.array:
     """Attention over quantised keys and values; of long ones, only some heads are there in plain form at once."""
     B, Hk, S, _ = k[0].shape
     sharing = q.shape[1] // Hk
@@ -94,7 +99,7 @@ def _over_unpacked(q: mx.array, k: Stored, v: Stored, mask: Mask, cache: Quantiz
     return mx.concatenate(outputs, axis=1)
 
 
-def _unpacked(stored: Stored, heads: slice, cache: QuantizedKVCache) -> mx.array:
+def _unpacked(stored: Stored, heads: slice, cache: Packing) -> mx.array:
     packed, scales, biases = (part[:, heads] for part in stored)
     return mx.dequantize(packed, scales, biases, group_size=cache.group_size, bits=cache.bits)
 
