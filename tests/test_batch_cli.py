@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import random
 import signal
 import subprocess
 import sys
@@ -410,19 +411,19 @@ class TestView:
         )
 
 
-# The program, with an engine that echoes, which a signal 9 ends in the middle of its n-th write.
+# The program, with an engine that echoes, which a signal 9 ends after so many bytes of its n-th write.
 KILLED = """
 import os, signal, sys
 sys.path[:0] = ["tests"]
 import cli.batch, cli.batch_output
 {engine}
-whole, writes = cli.batch_output.write_at, int(sys.argv.pop(1))
+whole, writes, bytes_ = cli.batch_output.write_at, int(sys.argv.pop(1)), int(sys.argv.pop(1))
 
 def write_at(descriptor, content, offset):
     global writes
     writes -= 1
     if not writes:
-        whole(descriptor, content[: len(content) // 2], offset)
+        whole(descriptor, content[:bytes_], offset)
         os.kill(os.getpid(), signal.SIGKILL)
     whole(descriptor, content, offset)
 
@@ -437,8 +438,8 @@ sys.modules["mlx_qnext.generate.batch"] = fakes.batch
 """
 
 
-def killed(program: str, writes: int, *arguments: str) -> int:
-    command = [sys.executable, "-c", program, str(writes), "batch", *arguments]
+def killed(program: str, writes: int, *arguments: str, after_bytes: int = 100) -> int:
+    command = [sys.executable, "-c", program, str(writes), str(after_bytes), "batch", *arguments]
     return subprocess.run(command, cwd=ROOT, capture_output=True).returncode
 
 
@@ -446,11 +447,15 @@ def killed(program: str, writes: int, *arguments: str) -> int:
 def test_a_thousand_lines_survive_a_program_that_is_killed_again_and_again(tmp_path: Path) -> None:
     source, out = tmp_path / "in.jsonl", tmp_path / "out.jsonl"
     source.write_bytes(lines(*({"id": n, "prompt": f"question {n}"} for n in range(1000))))
-    program = KILLED.format(engine=FAKED)
-    for writes in (1, 437):
-        assert killed(program, writes, str(source), "--out", str(out), "--resume") == -signal.SIGKILL
-        assert not out.read_bytes().endswith(b"\n")
-    assert killed(program, 0, str(source), "--out", str(out), "--resume") == 0
+    program, arguments = KILLED.format(engine=FAKED), [str(source), "--out", str(out), "--resume"]
+    dice = random.Random(1000)
+    for _ in range(8):
+        # Before a record, within one, and after all of it.
+        writes, after = dice.randint(1, 110), dice.choice([0, dice.randint(1, 200), 1 << 20])
+        assert killed(program, writes, *arguments, after_bytes=after) == -signal.SIGKILL
+        *whole, _ = out.read_bytes().split(b"\n")
+        assert all("finish_reason" in json.loads(line) for line in whole)
+    assert killed(program, 0, *arguments) == 0
     assert sorted(r["id"] for r in records(out)) == list(range(1000))
     assert len(records(out)) == 1000
 
@@ -470,7 +475,7 @@ def test_a_reader_that_leaves_ends_it_quietly(tmp_path: Path) -> None:
     source = tmp_path / "in.txt"
     source.write_text("question\n" * 3000)
     program = KILLED.format(engine=FAKED)
-    command = [sys.executable, "-c", program, "0", "batch", str(source)]
+    command = [sys.executable, "-c", program, "0", "0", "batch", str(source)]
     with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
         assert process.stdout is not None
         assert process.stderr is not None

@@ -16,7 +16,7 @@ from cli.views.units import percent, rate, seconds
 
 # Elsewhere than on a terminal, a line at every tenth, and at least this often where requests take long.
 _SAY_EVERY_S = 60.0
-# In a narrower terminal the figures take all of the line.
+# In a narrower terminal what is done and left takes all of the line.
 _BAR_FROM_COLUMNS = 72
 
 
@@ -84,8 +84,8 @@ class BatchView(TransientBar):
         elif self._is_due(count):
             self._console.print(self.progress(count))
 
-    def progress(self, count: BatchCount) -> str:
-        """12 of 100 done, 1 failed, about 3 min 5 s left, 81.0 tok/s."""
+    def progress(self, count: BatchCount, *, brief: bool = False) -> str:
+        """12 of 100 done, 1 failed, about 3 min 5 s left, 81.0 tok/s; a `brief` one has no rate."""
         parts = [f"{count.done} of {count.total} done"]
         if count.all_failed:
             parts.append(f"{count.all_failed} failed")
@@ -95,7 +95,7 @@ class BatchView(TransientBar):
             begun = min(self._beside, remaining) / 2
             left_s = elapsed * (remaining - begun) / (count.answered + begun)
             parts.append(f"about {seconds(left_s)} left")
-        if count.completion_tokens and elapsed > 0:
+        if count.completion_tokens and elapsed > 0 and not brief:
             parts.append(rate(count.completion_tokens / elapsed))
         return ", ".join(parts)
 
@@ -136,13 +136,14 @@ class BatchView(TransientBar):
         return True
 
     def _draw(self, count: BatchCount) -> None:
+        brief = self._console.width < _BAR_FROM_COLUMNS
         if self._bar is None:
             figures = TextColumn("{task.description}", table_column=Column(no_wrap=True))
             # Answers may take minutes: the clock shows that it goes on.
             columns = (BarColumn(), TimeElapsedColumn(), figures)
-            columns = columns if self._console.width >= _BAR_FROM_COLUMNS else columns[1:]
+            columns = columns[1:] if brief else columns
             self._bar = RichProgress(*columns, console=self._console, transient=True, get_time=self._clock)
             self._bar.add_task("", total=count.total)
             self._bar.start()
         task = self._bar.task_ids[0]
-        self._bar.update(task, completed=count.done, description=self.progress(count))
+        self._bar.update(task, completed=count.done, description=self.progress(count, brief=brief))
