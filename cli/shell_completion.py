@@ -37,9 +37,18 @@ class QuicklyCompleted(TyperCommand):
 class QuicklyCompletedGroup(TyperGroup):
     """Commands, to which the same applies; the value of `--help` is the one that would be converted."""
 
+    _is_parsing = False
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """The arguments that are left."""
+        self._is_parsing = ctx.resilient_parsing
+        left = super().parse_args(ctx, args)
+        self._is_parsing = False
+        return left
+
     def get_help_option(self, ctx: Any) -> Any:
-        """`None` while something is completed."""
-        return None if ctx.resilient_parsing else super().get_help_option(ctx)
+        """`None` while arguments are read to complete another one."""
+        return None if self._is_parsing else super().get_help_option(ctx)
 
 
 def complete_model(incomplete: str) -> list[tuple[str, str]]:

@@ -236,6 +236,9 @@ class TestCompletion:
             ("qnext config set when-", ["when-full"]),
             ("qnext config set no-think ", ["true", "false"]),
             ("qnext config un", ["unset"]),
+            ("qnext config --", ["--help"]),
+            ("qnext --h", ["--help"]),
+            ("qnext generate --he", ["--help"]),
             ("qnext generate hello --no-t", ["--no-think"]),
             ("qnext generate --model ./nowhere", []),
         ],
@@ -251,7 +254,7 @@ class TestCompletion:
     def test_nothing_heavy_is_loaded_for_it(self, saved: Path) -> None:
         code = (
             "import sys\nfrom cli.main import main\nsys.argv = ['qnext']\n"
-            "heavy = {'mlx', 'transformers', 'tokenizers', 'jinja2', 'numpy', 'pydantic', 'httpx'}\n"
+            "heavy = {'mlx', 'transformers', 'tokenizers', 'jinja2', 'numpy', 'pydantic', 'httpx', 'ssl'}\n"
             "try:\n    main()\nfinally:\n    print('loaded:', *heavy & set(sys.modules))"
         )
         variables = environment("qnext chat --model dem", "bash")

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import html
 from collections.abc import Iterator, Sequence
 from itertools import groupby
 from typing import TYPE_CHECKING
-from xml.sax.saxutils import escape
 
 from cli.terminal import visible
 from cli.views.routing import coverage, layer_label, level
@@ -92,4 +92,4 @@ def _shortened(text: str) -> str:
 def _escaped(text: str) -> str:
     """The text as XML may hold it: names of files may have bytes in them that are no characters."""
     sound = visible(text).encode("utf-8", "replace").decode()
-    return escape(sound.translate({0xFFFE: 0xFFFD, 0xFFFF: 0xFFFD}))
+    return html.escape(sound.translate({0xFFFE: 0xFFFD, 0xFFFF: 0xFFFD}), quote=False)
