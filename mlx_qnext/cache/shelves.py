@@ -63,7 +63,7 @@ class Rows:
     def above(self, others: Rows) -> Rows:
         """These, and then the others."""
         keys, values = (
-            tuple(mx.concatenate(pair) for pair in zip(a, b, strict=True))
+            tuple(mx.concatenate([*pair]) for pair in zip(a, b, strict=True))
             for a, b in ((self.keys, others.keys), (self.values, others.values))
         )
         return Rows(keys, values, self.group_size, self.bits)
@@ -210,7 +210,7 @@ def _padded(part: mx.array, room: int) -> mx.array:
     return mx.pad(part, [(0, 0), (0, 0), (0, room - part.shape[2]), (0, 0)])
 
 
-def _chosen(rows: Rows, at: Sequence[int]) -> Rows:
+def _chosen(rows: Rows, at: list[int]) -> Rows:
     chosen = mx.array(at, dtype=mx.uint32)
     return _there(rows.mapped(lambda part: part[chosen]))
 
