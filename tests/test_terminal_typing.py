@@ -111,6 +111,8 @@ def test_what_is_typed_while_an_answer_comes_is_the_next_question(answer: Path) 
             pipe.write("It is 5.")
         window.until("It is 5.")
         window.until(lambda: window.cursor_row() == f"{PROMPT} three")
+        written = window.terminal.written
+        assert written.index("two") > written.index("first after")
         assert f"{PROMPT} one\nIt is 132.\n" in window.text()
         assert f"\n\n{PROMPT} two\nIt is 5.\n" in window.text()
 
