@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from chats import one_turn
+from chats import one_turn, text
 from fakes.engine import ScriptedSession, finished
 from hypothesis import given
 from hypothesis import strategies as st
@@ -22,6 +22,7 @@ from cli.conversation import Conversation
 from cli.keeping import Keeping
 from cli.options import room
 from cli.talk import Talk
+from cli.views.commands import setting_list
 from cli.views.thought import Thinking
 from mlx_qnext import Engine
 from mlx_qnext.errors import UsageError
@@ -100,6 +101,12 @@ def test_any_other_word_changes_it_soundly_or_is_refused(name: str, value: str) 
         return
     settings.request()
     list(shown(settings, DEFAULTS))
+
+
+def test_their_names_are_whole_on_narrow_terminals() -> None:
+    told = text(setting_list(shown(PLAIN, DEFAULTS)), 40)
+    assert {line.split()[0] for line in told.splitlines() if line[:1].isalpha()} >= set(NAMES)
+    assert max(map(len, told.splitlines())) <= 40
 
 
 def test_a_line_is_read_as_name_and_value(conversation: Conversation) -> None:

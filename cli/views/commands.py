@@ -47,6 +47,10 @@ def setting_list(settings: Iterable[Shown]) -> RenderableType:
     for each in settings:
         table.add_row(each.name, visible(each.value), "" if each.value == each.origin else each.origin)
     return Group(table, "/set NAME VALUE changes one, /set NAME default takes that back.")
+    # Names are typed again; the rest may break.
+    table.add_column(no_wrap=True)
+    table.add_column()
+    table.add_column()
 
 
 def setting_line(setting: Shown) -> str:
