@@ -44,13 +44,13 @@ def attached(file: Attachment) -> str:
 def setting_list(settings: Iterable[Shown]) -> RenderableType:
     """Each setting, its value, and where that comes from."""
     table = Table.grid(padding=(0, 2))
-    for each in settings:
-        table.add_row(each.name, visible(each.value), "" if each.value == each.origin else each.origin)
-    return Group(table, "/set NAME VALUE changes one, /set NAME default takes that back.")
     # Names are typed again; the rest may break.
     table.add_column(no_wrap=True)
     table.add_column()
     table.add_column()
+    for each in settings:
+        table.add_row(each.name, visible(each.value), "" if each.value == each.origin else each.origin)
+    return Group(table, "/set NAME VALUE changes one, /set NAME default takes that back.")
 
 
 def setting_line(setting: Shown) -> str:
