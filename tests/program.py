@@ -12,8 +12,8 @@ import sys
 import termios
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from itertools import count
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from time import monotonic
 from typing import Self
 
@@ -40,7 +40,6 @@ _OUTER = (
     "TMUX",
 )
 _LONGEST_WAIT_S = 60
-_SERVERS = count()
 
 
 def start(*arguments: str, stdout: int = subprocess.PIPE) -> subprocess.Popen[bytes]:
@@ -181,12 +180,14 @@ class Tmux(Window):
     """The program in tmux, which breaks lines anew when it is resized, as most terminals do."""
 
     def __init__(self, *arguments: str, command: Sequence[str] = PROGRAM) -> None:
-        self._tmux = ["tmux", "-L", f"qnext-{os.getpid()}-{next(_SERVERS)}", "-f", os.devnull]
+        self._folder = TemporaryDirectory()
+        self._tmux = ["tmux", "-S", f"{self._folder.name}/socket", "-f", os.devnull]
         super().__init__(shlex.join([*command, *arguments]), command=[*self._tmux, "new-session"])
 
     def __exit__(self, *error: object) -> None:
         self._do("kill-server")
         super().__exit__(*error)
+        self._folder.cleanup()
 
     def rows(self) -> list[str]:
         """As it was written: tmux knows where it broke a line."""
