@@ -12,7 +12,10 @@ from cli.conversation import Attachment
 from cli.terminal import visible
 from cli.views.units import tokens
 
-_KEYS = "A line that ends in \\ goes on with the next; Ctrl-C stops an answer."
+_KEYS = (
+    'Alt-Enter, or \\ at the end of a line, begins another line; """ around a text holds several. Tab completes commands and '
+    "paths; Up and Ctrl-R find what was typed before. Ctrl-C stops an answer."
+)
 
 
 def command_list(meanings: Mapping[str, str]) -> RenderableType:
