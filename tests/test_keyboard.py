@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import pty
+import re
 import sys
 import termios
-from collections.abc import Iterator
-from contextlib import closing
+from collections.abc import Callable, Iterator
+from contextlib import closing, suppress
 from io import StringIO
 from pathlib import Path
 from typing import TextIO
@@ -24,7 +26,7 @@ class Keyboard:
     """A pseudo-terminal, and the one who types there.
 
     Attributes:
-        stdout, stderr: of the program, which is this process.
+        stdout, stderr: of the program, which is this process. meanwhile: called while each turn lasts.
     """
 
     def __init__(self, controller: int, keys: TextIO, inner: TextIO) -> None:
@@ -36,6 +38,7 @@ class Keyboard:
         self._before = termios.tcgetattr(inner)
         self.stdout: TextIO = inner
         self.stderr: TextIO = inner
+        self.meanwhile: Callable[[], object] = lambda: None
 
     def press(self, keys: str) -> None:
         os.write(self._controller, keys.encode())
@@ -55,8 +58,18 @@ class Keyboard:
                 turns.append(turn)
                 assert not termios.tcgetattr(self._inner)[3] & termios.ECHO
                 self.press(next(waiting, ""))
-        assert termios.tcgetattr(self._inner) == self._before
+                self.meanwhile()
         return turns
+
+    @property
+    def is_as_before(self) -> bool:
+        return termios.tcgetattr(self._inner) == self._before
+
+    def hang_up(self) -> None:
+        # Another file has the number, and is closed at the end as the terminal was to be.
+        other = os.open(os.devnull, os.O_RDWR)
+        os.dup2(other, self._controller)
+        os.close(other)
 
     def shown(self) -> str:
         """All that was written there until now."""
@@ -74,6 +87,8 @@ def keyboard(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Keyboa
     monkeypatch.setenv("TERM", "xterm")
     controller, inner = pty.openpty()
     with (
+        # What a terminal that went away was not shown.
+        suppress(OSError),
         open(inner, encoding="utf-8", closefd=False) as keys,
         open(inner, "w", encoding="utf-8", closefd=False) as screen,
     ):
@@ -92,6 +107,7 @@ def either(request: pytest.FixtureRequest, keyboard: Keyboard, monkeypatch: pyte
 def test_turns_are_typed_ahead_and_go_on_until_the_end(either: Keyboard) -> None:
     presses = ["one\n", "two\rthr", "ee\r", '"""\rfour\\\rfive"""\r', "six\\\rseven\r", "\x04"]
     assert either.turns(*presses) == ["one", "two", "three", "\nfour\\\nfive", "six\nseven"]
+    assert either.is_as_before
 
 
 def test_a_paste_while_a_turn_lasts_is_one_text_however_long(keyboard: Keyboard) -> None:
@@ -115,9 +131,34 @@ def test_two_interrupts_in_a_row_leave(keys: str, turns: list[str], hints: int, 
     assert keyboard.shown().count(HINT) == hints
 
 
-def test_after_turns_pastes_are_the_terminals_again(keyboard: Keyboard) -> None:
-    keyboard.turns("one\n", "\x04")
-    assert keyboard.shown().endswith("\x1b[?2004l")
+def test_pastes_are_marked_until_the_end(keyboard: Keyboard) -> None:
+    seen = []
+    keyboard.meanwhile = lambda: seen.append(keyboard.shown())
+    keyboard.turns("one\n", "two\r", "\x04")
+    assert [re.findall(r"\x1b\[\?2004([hl])", shown)[-1] for shown in [*seen, keyboard.shown()]] == [
+        "h",
+        "h",
+        "l",
+    ]
+
+
+def test_a_terminal_that_goes_away_is_the_end(keyboard: Keyboard) -> None:
+    keyboard.meanwhile = keyboard.hang_up
+    assert keyboard.turns("one\n") == ["one"]
+
+
+def test_a_terminal_that_cannot_be_read_any_more_is_the_end(
+    keyboard: Keyboard, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object) -> bytes:
+        raise OSError(errno.EIO, "gone")
+
+    def go() -> None:
+        monkeypatch.setattr(os, "read", refuse)
+        monkeypatch.setattr(os, "isatty", lambda _: False)
+
+    keyboard.meanwhile = go
+    assert keyboard.turns("one\n", "two\r") == ["one"]
 
 
 def test_a_terminal_that_can_only_write_is_written_prompts(
