@@ -17,7 +17,8 @@ from tolerances import METAL_ATTENTION, METAL_RECURRENCE
 
 import mlx_qnext
 from mlx_qnext import Engine, GenerationConfig
-from mlx_qnext.cache.kv import held_arrays, kv_cache
+from mlx_qnext.cache.kv import forked, held_arrays, kv_cache
+from mlx_qnext.cache.shelves import Shelves
 from mlx_qnext.experts.arrays import writes_are_seen
 from mlx_qnext.generate.events import Finished
 from mlx_qnext.model import stretch
@@ -235,3 +236,26 @@ def test_attention_in_blocks_is_attention_and_stays_small(
     METAL_ATTENTION.check(np.array(output.astype(mx.float32)), expected)
     unpacked_bytes = 0 if bits is None else 2 * (2 * S * 256 * 2)
     assert peak_bytes < 4 * limit_bytes + 4 * q.nbytes + unpacked_bytes
+
+
+@pytest.mark.parametrize("bits", [None, 8, 4])
+def test_sequences_that_decode_together_attend_to_their_own(bits: int | None) -> None:
+    lengths, expected = (3, 200, 300), []
+    shelves = Shelves()
+    q, k, v = (mx.random.normal((3, heads, 1, 256), mx.bfloat16) for heads in (16, 2, 2))
+    for row, length in enumerate(lengths):
+        cache = kv_cache(bits)
+        cache.update_and_fetch(*(mx.random.normal((1, 2, length, 256), mx.bfloat16) for _ in range(2)))
+        alone = forked(cache)
+        shelves.add([cache])
+        own = slice(row, row + 1)
+        expected.append(op.attention(q[own], *alone.update_and_fetch(k[own], v[own]), None, alone))
+    shelves.begin_step()
+    attended = []
+    for sequences, mask, rows in shelves.readings(0):
+        asked = (q, k, v) if sequences is None else tuple(x[sequences] for x in (q, k, v))
+        attended.append(op.attention(asked[0], *rows.update_and_fetch(*asked[1:]), mask, rows))
+    actual = shelves.in_order(attended)
+    METAL_ATTENTION.check(
+        np.array(actual.astype(mx.float32)), np.array(mx.concatenate(expected).astype(mx.float32))
+    )
