@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import closing
+from functools import partial
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from cli import options, terminal
 from cli.conversation import Conversation
+from cli.input_history import InputHistory
 from cli.interrupts import hanging_up_interrupts
 from cli.keeping import Keeping
 from cli.keyboard import typed_turns
@@ -105,7 +107,8 @@ def chat(
         bool,
         typer.Option(
             "--no-save",
-            help="Do not save the conversation at the end. Through a pipe only one that was resumed is saved.",
+            help="Do not save the conversation at the end, nor remember what is typed for the next chat. Through a pipe only "
+            "one that was resumed is saved.",
         ),
     ] = False,
     show_steps: Annotated[
@@ -160,7 +163,7 @@ def chat(
         if resume is not None:
             talk.resume(resume)
         if typed:
-            _in_terminal(talk)
+            _in_terminal(talk, InputHistory(adds=not no_save))
         else:
             _until_left(talk, _piped)
 
@@ -178,18 +181,19 @@ def _given(call: typer.Context) -> set[str]:
     return {name for name, source in sources.items() if source is not None and source.name == "COMMANDLINE"}
 
 
-def _in_terminal(talk: Talk) -> None:
+def _in_terminal(talk: Talk, history: InputHistory) -> None:
     """Raises:
     SessionError, OutputError: what was said cannot be saved, the second time too.
     """
     terminal.note(talk.err, f"{talk.keeping.model} · /help lists the commands, Ctrl-D leaves\n")
+    typed = partial(_typed, history=history)
     with hanging_up_interrupts():
         try:
-            _until_left(talk, _typed)
+            _until_left(talk, typed)
         except (SessionError, OutputError) as error:
             _complain(talk, error)
             terminal.note(talk.err, "The conversation is still here: Ctrl-D tries again, and leaves.")
-            _until_left(talk, _typed)
+            _until_left(talk, typed)
 
 
 def _until_left(talk: Talk, turns: Callable[[Talk], None]) -> None:
@@ -212,9 +216,9 @@ def _until_left(talk: Talk, turns: Callable[[Talk], None]) -> None:
         raise typer.Exit(INTERRUPTED_EXIT_CODE)
 
 
-def _typed(talk: Talk) -> None:
+def _typed(talk: Talk, history: InputHistory) -> None:
     """All turns until the user leaves."""
-    with closing(typed_turns(talk.err)) as turns:
+    with closing(typed_turns(talk.err, history)) as turns:
         while (text := _next(talk, turns)) is not None:
             try:
                 talk.turn(text)

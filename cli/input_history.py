@@ -24,11 +24,15 @@ _PRIVATE = 0o700
 class InputHistory:
     """The texts that were typed last. Several chats may add to them at a time.
 
+    Args:
+        adds: what is typed goes into the file; without it that is read and never written.
+
     Attributes:
         trouble: why they are not remembered any more, a sentence.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, adds: bool = True) -> None:
+        self._adds = adds
         self.trouble: str | None = None
         try:
             self._path = history_file().resolve()
@@ -41,7 +45,7 @@ class InputHistory:
             return []
         try:
             found, whole = self._read()
-            if not whole or len(found) > _TOO_MANY_TEXTS:
+            if self._adds and (not whole or len(found) > _TOO_MANY_TEXTS):
                 found = self._trimmed()
         except FileNotFoundError:
             return []
@@ -51,8 +55,8 @@ class InputHistory:
         return found
 
     def add(self, text: str) -> None:
-        """The file ends with this text. What the disk refuses is told in `trouble`."""
-        if self.trouble is not None or len(text) > _LONGEST:
+        """The file ends with this text, where texts go into it. What the disk refuses is told in `trouble`."""
+        if not self._adds or self.trouble is not None or len(text) > _LONGEST:
             return
         line = f"{json.dumps(text, ensure_ascii=False)}\n".encode("utf-8", "replace")
         try:

@@ -41,11 +41,12 @@ class Reader(Protocol):
         ...
 
 
-def typed_turns(err: Console) -> Generator[str, None, None]:
+def typed_turns(err: Console, history: InputHistory) -> Generator[str, None, None]:
     """One text a turn, until the end of input or two interrupts in a row, the second without a text that it would drop.
 
     Texts of several lines are as `cli.multiline` says. Nothing that is typed between turns shows: it waits for the next
-    prompt. The terminal is as it was before when this is closed. Needs a terminal on stdin.
+    prompt. The terminal is as it was before when this is closed. Needs a terminal on stdin. What was typed before is in the
+    history, which only an editor needs.
     """
     screen = _screen()
     if screen is None or os.environ.get("TERM", "").lower() in _DUMB:
@@ -55,7 +56,7 @@ def typed_turns(err: Console) -> Generator[str, None, None]:
     # Only somebody who types waits for it.
     from cli.editor import Editor
 
-    editor = Editor(screen, InputHistory(), PROMPT, CONTINUATION)
+    editor = Editor(screen, history, PROMPT, CONTINUATION)
     with _terminal_mode(_as_keys):
         yield from _turns(editor, err)
 

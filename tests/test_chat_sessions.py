@@ -91,7 +91,7 @@ def chat(
         batches = iter([lines, again])
         with monkeypatch.context() as patched:
             patched.setattr("cli.terminal.stdin_is_terminal", lambda: True)
-            patched.setattr("cli.chat.typed_turns", lambda _: (line for line in next(batches)))
+            patched.setattr("cli.chat.typed_turns", lambda *_: (line for line in next(batches)))
             return qnext("chat", "--temp", "0", "--json", *options)
 
     return run

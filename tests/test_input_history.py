@@ -50,6 +50,25 @@ def test_nobody_else_may_read_it(file: Path) -> None:
     assert stat.S_IMODE(file.parent.stat().st_mode) == 0o700
 
 
+def test_a_chat_that_is_not_to_be_remembered_reads_it_and_never_writes_it(
+    file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    add("one", "two", "three")
+    # So full that another chat would cut it.
+    monkeypatch.setattr(input_history, "_TOO_MANY_TEXTS", 2)
+    monkeypatch.setattr(input_history, "MOST_TEXTS", 2)
+    before, since = file.read_bytes(), file.stat().st_ino
+    history = InputHistory(adds=False)
+    assert history.texts()[-1] == "three"
+    history.add("a secret")
+    assert (file.read_bytes(), file.stat().st_ino) == (before, since)
+
+
+def test_where_nothing_is_added_no_folder_is_made(file: Path) -> None:
+    InputHistory(adds=False).add("a secret")
+    assert not file.parent.exists()
+
+
 def test_damage_costs_no_more_than_the_lines_that_have_it(file: Path) -> None:
     add("before")
     with file.open("ab") as torn:

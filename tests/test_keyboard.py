@@ -17,6 +17,7 @@ from typing import TextIO
 import pytest
 from rich.console import Console
 
+from cli.input_history import InputHistory
 from cli.keyboard import typed_turns
 
 HINT = "Ctrl-C again, or Ctrl-D, leaves."
@@ -26,7 +27,8 @@ class Keyboard:
     """A pseudo-terminal, and the one who types there.
 
     Attributes:
-        stdout, stderr: of the program, which is this process. meanwhile: called while each turn lasts.
+        stdout, stderr: of the program, which is this process. history: what was typed before. meanwhile: called while a turn
+            lasts.
     """
 
     def __init__(self, controller: int, keys: TextIO, inner: TextIO) -> None:
@@ -38,6 +40,7 @@ class Keyboard:
         self._before = termios.tcgetattr(inner)
         self.stdout: TextIO = inner
         self.stderr: TextIO = inner
+        self.history = InputHistory()
         self.meanwhile: Callable[[], object] = lambda: None
 
     def press(self, keys: str) -> None:
@@ -50,7 +53,7 @@ class Keyboard:
         self.press(first)
         with (
             pytest.MonkeyPatch.context() as patched,
-            closing(typed_turns(Console(file=self.stderr, width=80))) as typed,
+            closing(typed_turns(Console(file=self.stderr, width=80), self.history)) as typed,
         ):
             for name, stream in {"stdin": self._keys, "stdout": self.stdout, "stderr": self.stderr}.items():
                 patched.setattr(sys, name, stream)
@@ -189,5 +192,6 @@ def test_that_nothing_is_remembered_is_said_once(
     keyboard: Keyboard, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("QNEXT_HISTORY", str(tmp_path))
+    keyboard.history = InputHistory()
     assert keyboard.turns("one\n", "two\r", "\x04") == ["one", "two"]
     assert keyboard.shown().count("What you type is not remembered") == 1

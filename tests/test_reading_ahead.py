@@ -24,7 +24,7 @@ from mlx_qnext.generate.request import GenerationConfig
 def typing(monkeypatch: pytest.MonkeyPatch, engine: object, turns: Iterator[str], *options: str) -> object:
     """What `qnext chat` exits with when these turns are typed in a terminal."""
     monkeypatch.setattr("cli.terminal.stdin_is_terminal", lambda: True)
-    monkeypatch.setattr("cli.chat.typed_turns", lambda _: (turn for turn in turns))
+    monkeypatch.setattr("cli.chat.typed_turns", lambda *_: (turn for turn in turns))
     monkeypatch.setattr("cli.chat.load_engine", lambda *arguments: engine)
     monkeypatch.setattr(sys, "argv", ["qnext", "chat", "--no-save", *options])
     with pytest.raises(SystemExit) as left:

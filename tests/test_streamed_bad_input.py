@@ -189,7 +189,7 @@ class TestConversations:
 
         def types(questions: Sequence[str]) -> None:
             monkeypatch.setattr("cli.terminal.stdin_is_terminal", lambda: True)
-            monkeypatch.setattr("cli.chat.typed_turns", lambda _: turns(questions))
+            monkeypatch.setattr("cli.chat.typed_turns", lambda *_: turns(questions))
 
         return types
 

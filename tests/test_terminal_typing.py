@@ -117,21 +117,30 @@ def test_what_is_typed_while_an_answer_comes_is_the_next_question(answer: Path) 
         assert f"\n\n{PROMPT} two\nIt is 5.\n" in window.text()
 
 
+def recalled(window: Window) -> list[str]:
+    """The lines that Up brings to an empty prompt."""
+    window.until_prompt()
+    window.press(UP)
+    window.until(lambda: window.cursor_row() not in ("", PROMPT))
+    return window.rows()[-2:]
+
+
 @pytest.mark.slow
-def test_what_was_typed_is_remembered_by_the_next_chat(answer: Path) -> None:
-    with scripted(answer) as window:
+def test_what_was_typed_is_remembered_by_the_next_chat_but_for_what_is_not_saved(answer: Path) -> None:
+    with Window("chat", "--model", "demo", "--no-think") as window:
         window.until_prompt()
         window.press(f"one{ALT_ENTER}two{ENTER}")
         window.until("first after")
         window.until_prompt()
         window.press(CTRL_D)
         assert window.left() == 0
-    with scripted(answer) as window:
-        window.until_prompt()
-        window.press(UP)
-        window.until(lambda: window.rows()[-2:] == [f"{PROMPT} one", "… two"])
-        window.press(ENTER)
-        window.until("first after")
+    for _ in range(2):
+        with scripted(answer) as window:
+            assert recalled(window) == [f"{PROMPT} one", "… two"]
+            window.press(f" and a secret{ENTER}")
+            window.until("first after")
+            # As long as the chat lasts it is remembered there.
+            assert recalled(window) == [f"{PROMPT} one", "… two and a secret"]
 
 
 @pytest.mark.slow
