@@ -50,7 +50,7 @@ def show(
 def delete(
     names: Annotated[
         list[str],
-        typer.Argument(metavar="NAME", help="Saved conversations.", autocompletion=complete_session),
+        typer.Argument(metavar="NAME...", help="Saved conversations.", autocompletion=complete_session),
     ],
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask first.")] = False,
 ) -> None:
