@@ -42,7 +42,7 @@ _WITH_THOUGHTS, _OVER, _NONE = "--thinking", "--overwrite", "--none"
 # A path or a comment may begin with a slash too.
 _LOOKS_LIKE_ONE = re.compile(r"/[a-z?][\w?-]*", re.IGNORECASE)
 # What other chats call them.
-_OTHER_NAMES = {"/?": "/help", "/exit": "/quit", "/bye": "/quit", "/new": "/clear"}
+OTHER_NAMES = {"/?": "/help", "/exit": "/quit", "/bye": "/quit", "/new": "/clear"}
 
 
 @dataclass(frozen=True)
@@ -52,6 +52,7 @@ class Command:
     Attributes:
         argument: how what follows the name is written; in brackets where it may be left out.
         takes: what its first word is. choices: the words it may be, where they are known.
+        flags: what may stand behind all that.
         meaning: what it does, in half a sentence. more: what else there is to know, in sentences.
     """
 
@@ -62,6 +63,7 @@ class Command:
     more: str
     run: Callable[[Conversation, str], Action]
     choices: tuple[str, ...] = ()
+    flags: tuple[str, ...] = ()
 
     @property
     def usage(self) -> str:
@@ -271,6 +273,7 @@ _ALL = (
         "It has to be UTF-8 and to fit what is left of the context. Several are possible, one after the other. Alone it lists "
         f"what is attached; /file {_NONE} drops that.",
         _file,
+        (_NONE,),
     ),
     Command(
         "/save",
@@ -304,6 +307,7 @@ _ALL = (
         "write the conversation into a file, .md or .json",
         f"Behind the path, {_WITH_THOUGHTS} writes the thoughts too, and {_OVER} replaces a file that is there.",
         _export,
+        flags=(_WITH_THOUGHTS, _OVER),
     ),
     Command(
         "/model",
@@ -326,6 +330,12 @@ _ALL = (
 COMMANDS: Mapping[str, Command] = {command.name: command for command in _ALL}
 
 
+def command_named(name: str) -> Command | None:
+    """The command of this name, in small letters or large ones, also as other chats call it."""
+    folded = name.lower()
+    return COMMANDS.get(OTHER_NAMES.get(folded, folded))
+
+
 def _parted(text: str) -> tuple[str, str]:
     """The first word, and what follows it, however many lines that is."""
     word, *rest = text.split(maxsplit=1) or [""]
@@ -333,16 +343,15 @@ def _parted(text: str) -> tuple[str, str]:
 
 
 def _named(name: str) -> Command:
-    """The command of this name, in small letters or large ones.
+    """As `command_named`.
 
     Raises:
         UsageError: there is none.
     """
-    folded = name.lower()
-    known = COMMANDS.get(_OTHER_NAMES.get(folded, folded))
+    known = command_named(name)
     if known is not None:
         return known
-    near = difflib.get_close_matches(folded, COMMANDS, n=1)
+    near = difflib.get_close_matches(name.lower(), COMMANDS, n=1)
     hint = (
         f"did you mean {near[0]}?" if near else "/help lists them, and a space in front makes it a question."
     )

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cli.adjusting import DEFAULT
-from cli.commands import COMMANDS, Command
+from cli.commands import COMMANDS, OTHER_NAMES, Command, command_named
 from cli.shell_completion import complete_draft, complete_model, complete_session
 
 _EXPORTED = (".md", ".json")
@@ -37,14 +37,16 @@ def candidates(typed: str) -> Iterator[Candidate]:
         return
     name, space, argument = typed.partition(" ")
     if space:
-        command = COMMANDS.get(name)
+        command = command_named(name)
         if command is not None:
             yield from _arguments(command, argument.lstrip())
         return
-    for command in COMMANDS.values():
-        if command.name.startswith(name):
+    # What other chats call them would only lengthen the list of all.
+    named = {each: COMMANDS[OTHER_NAMES[each]] for each in OTHER_NAMES if len(name) > 1}
+    for each, command in {**COMMANDS, **named}.items():
+        if each.startswith(name.lower()):
             more = "" if command.takes == "nothing" else " "
-            yield Candidate(command.name + more, len(name), command.name, command.meaning)
+            yield Candidate(each + more, len(name), each, command.meaning)
 
 
 def _arguments(command: Command, argument: str) -> Iterator[Candidate]:
@@ -55,9 +57,9 @@ def _arguments(command: Command, argument: str) -> Iterator[Candidate]:
     if command.name == "/load":
         return _words(argument, ((name, "") for name in complete_session("")))
     if command.name == "/export":
-        return _paths(argument, lambda name: name.lower().endswith(_EXPORTED))
+        return _exported(command, argument)
     if command.takes == "path":
-        return _paths(argument, lambda _: True)
+        return _path_or_choice(command, argument)
     if command.takes == "model":
         return _models(argument)
     return _words(argument, ((choice, "") for choice in command.choices))
@@ -68,6 +70,19 @@ def _settings(command: Command, argument: str) -> Iterator[Candidate]:
     if space:
         return _words(value.lstrip(), ((each, "") for each in (*_VALUES.get(name, ()), DEFAULT)))
     return _words(name, ((f"{each} ", "") for each in command.choices))
+
+
+def _exported(command: Command, argument: str) -> Iterator[Candidate]:
+    yield from _paths(argument, lambda name: name.lower().endswith(_EXPORTED))
+    path, _, flag = argument.rpartition(" ")
+    if path and flag.startswith("-"):
+        yield from _words(flag, ((each, "") for each in command.flags if each not in path.split()))
+
+
+def _path_or_choice(command: Command, argument: str) -> Iterator[Candidate]:
+    yield from _paths(argument, lambda _: True)
+    if argument.startswith("-"):
+        yield from _words(argument, ((choice, "") for choice in command.choices))
 
 
 def _models(argument: str) -> Iterator[Candidate]:

@@ -63,6 +63,15 @@ def test_commands_with_what_they_do() -> None:
     assert completed("/un") == ["/undo"]
     assert completed("/ed") == ["/edit "]
     assert completed("/se") == ["/set ", "/sessions"]
+    assert completed("/SE") == ["/set ", "/sessions"]
+
+
+def test_commands_as_other_chats_call_them() -> None:
+    assert completed("/ex") == ["/export ", "/exit"]
+    assert completed("/b") == ["/bye"]
+    assert completed("/ne") == ["/new"]
+    assert completed("/? ed") == ["/? edit"]
+    assert completed("/new ") == []
 
 
 @pytest.mark.parametrize(
@@ -77,6 +86,10 @@ def test_commands_with_what_they_do() -> None:
         ("/set nonsense x", []),
         ("/model coder-4", ["/model coder-4bit"]),
         ("/save ", []),
+        ("/file --", ["/file --none"]),
+        ("/export -", []),
+        ("/export no space.md --", ["/export no space.md --thinking", "/export no space.md --overwrite"]),
+        ("/export x.md --overwrite --", ["/export x.md --overwrite --thinking"]),
     ],
 )
 def test_what_a_command_takes(typed: str, expected: list[str], folder: Path) -> None:
