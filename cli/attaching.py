@@ -15,16 +15,15 @@ from mlx_qnext.errors import ContextLengthError, UsageError
 _MOST_BYTES_A_TOKEN = 128
 
 
-def attachment(path: str, count: Callable[[str], int], room_tokens: int) -> Attachment:
-    """The file at this path as a question holds it; `count` says how many tokens a text has.
+def attachment(file: Path, count: Callable[[str], int], room_tokens: int) -> Attachment:
+    """The file as a question holds it; `count` says how many tokens a text has.
 
     Raises:
         UsageError: it cannot be read, or is no text. ContextLengthError: there is no room for it.
     """
-    file = _found(path)
     # A pipe might never end, and nobody could type meanwhile.
     if _is_there(file) and not file.is_file() and not file.is_dir():
-        raise UsageError(f"{visible(path)} is a pipe or a device: name a text file.")
+        raise UsageError(f"{visible(str(file))} is a pipe or a device: name a text file.")
     text = read_text(file, most_bytes=room_tokens * _MOST_BYTES_A_TOKEN)
     tokens = count(block(file.name, text))
     if tokens > room_tokens:
@@ -32,7 +31,7 @@ def attachment(path: str, count: Callable[[str], int], room_tokens: int) -> Atta
             f"{file.name} has {tokens:,} tokens and the context has room for {room_tokens:,}: attach a part of it, begin "
             "another conversation with /clear, or start with a longer --context."
         )
-    return Attachment(file.name, text, tokens)
+    return Attachment(file, text, tokens)
 
 
 def read_text(file: Path, most_bytes: int) -> str:
@@ -78,8 +77,17 @@ def named_file(path: str) -> Path:
         return Path(path)
 
 
+def meant_file(path: str) -> Path:
+    """The file that is meant, from the root; terminals quote the spaces in a name that is dropped on them."""
+    file = _found(path)
+    try:
+        return file.absolute()
+    except OSError:
+        # The folder that it lies in is gone.
+        return file
+
+
 def _found(path: str) -> Path:
-    """The file that is meant; terminals quote the spaces in a name that is dropped on them."""
     file = named_file(path)
     if _is_there(file):
         return file

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, TypeAlias
 
 from cli.views.thought import Thinking
@@ -20,11 +21,20 @@ ASKED_FROM = "asked_from"
 
 @dataclass(frozen=True)
 class Attachment:
-    """A text file that the next question is about; `tokens` is what its block takes of the context."""
+    """A text file that the next question is about.
 
-    name: str
+    Attributes:
+        file: where it is, whatever it was called. tokens: what its block takes of the context.
+    """
+
+    file: Path
     text: str
     tokens: int
+
+    @property
+    def name(self) -> str:
+        """As the question has it."""
+        return self.file.name
 
 
 @dataclass(frozen=True)
@@ -77,6 +87,18 @@ class Conversation:
         return Question(
             tuple(self.said), text, "".join(block(each.name, each.text) for each in self.attached)
         )
+
+    def attached_from(self, file: Path) -> Attachment | None:
+        """What is attached of this file."""
+        return next((each for each in self.attached if each.file == file), None)
+
+    def attach(self, attachment: Attachment) -> None:
+        """It is part of the next question, in the place of what was attached of the same file."""
+        before = self.attached_from(attachment.file)
+        if before is None:
+            self.attached.append(attachment)
+        else:
+            self.attached[self.attached.index(before)] = attachment
 
     def instead_of(self, number: int, text: str | None = None) -> Question:
         """Another text for a question, or the same one again, from where it was asked and about the same files; 0 is the last.

@@ -27,7 +27,7 @@ from cli.actions import (
 )
 from cli.adjusting import changed, shown
 from cli.answering import answer
-from cli.attaching import attachment
+from cli.attaching import attachment, meant_file
 from cli.commands import read
 from cli.conversation import Conversation
 from cli.exporting import export
@@ -39,7 +39,7 @@ from cli.settings import Settings
 from cli.swapping import swap_model
 from cli.totals import Totals
 from cli.views.answer import AnswerView
-from cli.views.commands import attached, setting_line, setting_list
+from cli.views.commands import attached, attached_again, setting_line, setting_list
 from cli.views.figures import figures
 from cli.views.stats import print_stats
 from cli.views.status import Setting
@@ -155,9 +155,13 @@ class Talk:
         taken = engine.tokenizer.prompt(self.conversation.prompt(question)).token_ids
         limit = engine.plan.context_tokens
         room = limit - limit // _ANSWERS_PART - len(taken)
-        file = attachment(path, lambda text: len(engine.tokenizer.encode(text)), max(room, 0))
-        self.conversation.attached.append(file)
-        self._say(attached(file))
+        file = meant_file(path)
+        before = self.conversation.attached_from(file)
+        if before is not None:
+            room += before.tokens
+        now = attachment(file, lambda text: len(engine.tokenizer.encode(text)), max(room, 0))
+        self.conversation.attach(now)
+        self._say(attached_again(now, before) if before is not None else attached(now))
 
     def _change(self, name: str | None, value: str | None) -> None:
         if name is not None and value is not None:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from fakes.engine import finished
 from rich.console import Console
 
 from cli.conversation import Attachment, Conversation
 from cli.views.thought import Thinking
 
-NOTES = Attachment("notes.txt", "one\ntwo\n", 12)
+NOTES = Attachment(Path("/notes.txt"), "one\ntwo\n", 12)
 
 
 def one_turn() -> Conversation:

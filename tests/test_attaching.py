@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import re
 from dataclasses import replace
+from io import StringIO
 from pathlib import Path
 
 import pytest
@@ -15,7 +17,7 @@ from rich.console import Console
 from test_chat_settings import PLAIN
 
 from cli.actions import Ask, Attach, Say
-from cli.attaching import attachment, read_text
+from cli.attaching import attachment, meant_file, read_text
 from cli.commands import read
 from cli.conversation import Conversation, block
 from cli.keeping import Keeping
@@ -34,7 +36,7 @@ def conversation() -> Conversation:
 
 
 def test_the_next_question_holds_them_and_the_one_after_does_not(conversation: Conversation) -> None:
-    conversation.attached = [NOTES, replace(NOTES, name="more.txt")]
+    conversation.attached = [NOTES, replace(NOTES, file=Path("/more.txt"))]
     action = read("What is it?", conversation)
     assert isinstance(action, Ask)
     content = conversation.prompt(action.question)[-1]["content"]
@@ -50,7 +52,7 @@ def test_they_stay_with_their_question(conversation: Conversation) -> None:
     conversation.answered(conversation.question("What is it?"), finished("2"))
     before = block(NOTES.name, NOTES.text)
     for line, asked in (("/retry", "What is it?"), ("/edit 2 Who?", "Who?")):
-        conversation.attached = [replace(NOTES, name="next.txt")]
+        conversation.attached = [replace(NOTES, file=Path("/next.txt"))]
         action = read(line, conversation)
         assert isinstance(action, Ask)
         assert action.question.message["content"] == before + asked
@@ -91,13 +93,13 @@ def test_no_fence_in_a_file_ends_its_block(content: str) -> None:
 def test_a_path_may_be_quoted(written: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     Path("my notes.txt").write_bytes(b"\xef\xbb\xbfone")
-    assert attachment(written, len, 100).text == "one"
+    assert attachment(meant_file(written), len, 100).text == "one"
 
 
 def test_a_home_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", str(tmp_path))
     (tmp_path / "x.txt").write_text("one")
-    assert attachment("~/x.txt", len, 100).name == "x.txt"
+    assert attachment(meant_file("~/x.txt"), len, 100).name == "x.txt"
 
 
 @pytest.mark.parametrize(
@@ -112,29 +114,29 @@ def test_a_home_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
 def test_what_is_no_text_is_refused(content: bytes, said: str, tmp_path: Path) -> None:
     (tmp_path / "x").write_bytes(content)
     with pytest.raises(UsageError, match=said):
-        attachment(str(tmp_path / "x"), len, 100)
+        attachment(tmp_path / "x", len, 100)
 
 
 def test_what_might_never_end_is_not_waited_for(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")
     for path in (tmp_path / "pipe", Path("/dev/zero")):
         with pytest.raises(UsageError, match="is a pipe or a device"):
-            attachment(str(path), len, 100)
+            attachment(path, len, 100)
 
 
 @pytest.mark.parametrize("path", ["", "nowhere", "x" * 300])
 def test_what_cannot_be_read_is_refused(path: str, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="cannot be read"):
-        attachment(str(tmp_path / path), len, 100)
+        attachment(tmp_path / path, len, 100)
 
 
 def test_what_does_not_fit_is_refused_by_its_tokens_or_before_it_is_read(tmp_path: Path) -> None:
     file = tmp_path / "x"
     file.write_text("a" * 30)
     size = len(block("x", "a" * 30))
-    assert attachment(str(file), len, size).tokens == size
+    assert attachment(file, len, size).tokens == size
     with pytest.raises(ContextLengthError, match=f"x has {size} tokens .* room for {size - 1}"):
-        attachment(str(file), len, size - 1)
+        attachment(file, len, size - 1)
     with pytest.raises(ContextLengthError, match="more than what is left"):
         read_text(file, most_bytes=29)
 
@@ -155,5 +157,31 @@ def test_a_file_is_measured_against_what_the_conversation_leaves(engine: Engine,
     talk.turn(f"/file {tmp_path / 'x.txt'}")
     (file,) = talk.conversation.attached
     assert file.tokens == len(engine.tokenizer.encode(block(file.name, file.text)))
+    (tmp_path / "y.txt").write_text("one " * 100)
     with pytest.raises(ContextLengthError):
-        talk.turn(f"/file {tmp_path / 'x.txt'}")
+        talk.turn(f"/file {tmp_path / 'y.txt'}")
+    # The same file needs no room twice.
+    talk.turn(f"/file {tmp_path / 'x.txt'}")
+    assert talk.conversation.attached == [file]
+
+
+def test_a_file_is_attached_once_and_as_it_is_now(
+    engine: Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    keeping = Keeping(SessionLibrary(tmp_path), engine, "demo", PLAIN.facts(), automatic=False)
+    err = Console(file=StringIO(), width=80)
+    talk = Talk(Conversation(None, Thinking.hide), PLAIN, room("auto", "auto", 16), keeping, err)
+    for name in ("x.txt", "y.txt"):
+        Path(name).write_text(f"one of {name}")
+        talk.turn(f"/file {name}")
+    talk.turn(f"/file {tmp_path}/x.txt")
+    Path("x.txt").write_text("two")
+    talk.turn("/file 'x.txt'")
+    said = err.file.getvalue().splitlines()  # pyright: ignore[reportAttributeAccessIssue]
+    assert said[2] == "x.txt is attached already."
+    assert re.fullmatch(r"attached: x\.txt \(\d+ tokens\), in place of what it was", said[3])
+    assert [(each.name, each.text) for each in talk.conversation.attached] == [
+        ("x.txt", "two"),
+        ("y.txt", "one of y.txt"),
+    ]

@@ -44,6 +44,13 @@ def attached(file: Attachment) -> str:
     return f"attached: {visible(file.name)} ({tokens(file.tokens)} tokens)"
 
 
+def attached_again(file: Attachment, before: Attachment) -> str:
+    """That it was already, and whether it has changed since."""
+    if file.text == before.text:
+        return f"{visible(file.name)} is attached already."
+    return f"{attached(file)}, in place of what it was"
+
+
 def setting_list(settings: Iterable[Shown]) -> RenderableType:
     """Each setting, its value, and where that comes from."""
     table = Table.grid(padding=(0, 2))
