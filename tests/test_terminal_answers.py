@@ -88,6 +88,28 @@ class TestInterrupts:
             window.press(CTRL_D)
             assert window.left() == 0
 
+    @pytest.mark.slow
+    def test_after_a_thought_was_stopped_the_next_question_is_thought_about_and_answered(self) -> None:
+        with Window(*CHAT, "--no-save", "--thinking", "show", columns=160) as window:
+            window.until_prompt()
+            window.ask(SORT)
+            window.until("left")
+            window.press(CTRL_C)
+            window.until_prompt()
+            window.ask(SUM)
+            window.until_prompt()
+            heading, *_, length, gap, answered = shown(window, SUM)
+            assert (heading, gap, answered) == ("thinking", "", "47 + 85 = 132")
+            assert length.startswith("thought for ")
+            stopped, finished = figures(window)
+            assert stopped.endswith(" · stopped")
+            assert not finished.endswith(" · stopped")
+            # The question is part of the next prompt, and is not read again.
+            assert figure(r"prompt (\d+)", finished) > figure(r"prompt (\d+)", stopped)
+            assert figure(r"\((\d+) cached", finished) > figure(r"prompt (\d+)", stopped) - 8
+            window.press(CTRL_D)
+            assert window.left() == 0
+
     def test_a_second_interrupt_leaves_with_130_and_saves_what_was_answered(
         self, library: SessionLibrary
     ) -> None:
