@@ -13,7 +13,12 @@ from cli.actions import Export
 from cli.commands import read
 from cli.conversation import ASKED_FROM, Conversation, Message
 from cli.exporting import export
+from cli.record import record
+from cli.views.thought import Thinking
+from mlx_qnext import Engine
 from mlx_qnext.errors import OutputError, UsageError
+from mlx_qnext.generate.events import Finished
+from mlx_qnext.generate.request import GenerationConfig
 
 
 @pytest.fixture
@@ -84,3 +89,25 @@ def test_a_line_is_a_path_and_flags(line: str, action: Export, conversation: Con
 def test_a_path_has_to_be_named(line: str, conversation: Conversation) -> None:
     with pytest.raises(UsageError, match="Write where"):
         read(line, conversation)
+
+
+def test_a_tool_call_that_nobody_offered_is_part_of_what_was_said(engine: Engine, tmp_path: Path) -> None:
+    city = {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]}
+    tool = {"name": "get_weather", "description": "Get the weather of a city", "parameters": city}
+    described = engine.tokenizer.render(
+        [{"role": "user", "content": "-"}], [{"type": "function", "function": tool}], thinking=False
+    )
+    system = described.partition("system\n")[2].partition("<|im_end|>")[0]
+    conversation = Conversation(system, Thinking.hide)
+    question = conversation.question("What is the weather in Paris?")
+    config = GenerationConfig(temperature=0, thinking=False, max_tokens=40)
+    *_, result = engine.session().generate(conversation.prompt(question), config)
+    assert isinstance(result, Finished)
+    call = '<tool_call>\n{"name": "get_weather", "arguments": {"city": "Paris"}}\n</tool_call>'
+    assert json.loads(record(result, "demo"))["text"] == call
+    conversation.answered(question, result)
+    again = conversation.prompt(conversation.question("And in Rome?"))
+    assert call in engine.tokenizer.render(again, thinking=False)
+    for name in ("x.md", "x.json"):
+        file = export(str(tmp_path / name), "demo", conversation.messages, thinking=False, overwrite=False)
+        assert "get_weather" in file.read_text().partition("What is the weather")[2]
