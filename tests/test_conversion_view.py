@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from screens import Terminal
 from test_views import Clock, check, console
 
 from cli.views.conversion import ConversionView, outcome, outline
@@ -60,6 +61,16 @@ def test_off_a_terminal_each_tenth_is_a_line_with_rate_and_time_left() -> None:
         for step in STEPS:
             view.update(step)
     check("conversion-plain", file.getvalue())
+
+
+def test_where_no_cursor_can_be_moved_it_is_those_lines_too() -> None:
+    terminal = Terminal(80)
+    dumb = terminal.console(_environ={"TERM": "dumb"}, color_system=None)
+    with ConversionView(dumb, clock=Clock()) as view:
+        for step in STEPS[:3]:
+            view.update(step)
+    assert terminal.rows()[0].startswith("10 %: 20.00 GB of 160.00 GB")
+    assert "\x1b" not in terminal.written
 
 
 def test_on_a_terminal_the_bar_names_the_tensor_and_leaves_no_trace() -> None:

@@ -333,6 +333,16 @@ def test_progress_off_a_terminal_is_a_line_at_every_tenth() -> None:
     assert file.getvalue().splitlines() == [f"Downloading: {n} %" for n in range(10, 101, 10)]
 
 
+def test_progress_where_no_cursor_can_be_moved_is_lines_too() -> None:
+    terminal = Terminal(80)
+    dumb = terminal.console(_environ={"TERM": "dumb"}, color_system=None)
+    with Progress(dumb, "Downloading", "bytes", clock=Clock()) as progress:
+        for done in range(0, 101, 25):
+            progress.update(done, 100)
+    assert terminal.rows() == [f"Downloading: {n} %" for n in (20, 50, 70, 100)]
+    assert "\x1b" not in terminal.written
+
+
 def test_progress_of_short_work_shows_nothing() -> None:
     screen, file = console(80)
     with Progress(screen, "Loading layers", "count", clock=lambda: 0.0) as progress:

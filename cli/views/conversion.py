@@ -101,7 +101,7 @@ class ConversionView(TransientBar):
         if self._start is None:
             self._start = self._clock(), step.work_bytes
             self._last_tenth = _tenth(step)
-        if self._console.is_terminal:
+        if self._console.is_interactive:
             self._draw(step)
         elif _tenth(step) > self._last_tenth:
             self._last_tenth = _tenth(step)

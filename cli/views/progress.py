@@ -45,8 +45,8 @@ def tenths(done: int, total: int) -> int:
 class Progress(TransientBar):
     """Told how much of a total is done; silent where the work ends within a second.
 
-    On a terminal it is a bar with the time left, from the rate measured, and leaves no trace. Elsewhere it is one plain line at
-    every tenth.
+    On a terminal it is a bar with the time left, from the rate measured, and leaves no trace. Elsewhere, and where a cursor
+    cannot be moved, it is one plain line at every tenth.
     """
 
     def __init__(
@@ -67,7 +67,7 @@ class Progress(TransientBar):
             self._start = self._clock()
         if self._clock() - self._start < _SHOW_AFTER_S:
             return
-        if self._console.is_terminal:
+        if self._console.is_interactive:
             self._draw(done, total)
         else:
             self._print_tenth(done, total)
