@@ -184,6 +184,33 @@ def test_a_hidden_thought_leaves_one_line() -> None:
     check("answer-hidden", shown(SUM, 80, thinking_is=Thinking.hide, terminal=False))
 
 
+@pytest.mark.parametrize("text", ["7 + 5", "7 + 5\n"])
+def test_off_a_terminal_a_notice_within_a_thought_or_an_answer_is_a_line(text: str) -> None:
+    (out, answered), (err, said) = console(80, terminal=False), console(80, terminal=False)
+    view = AnswerView(out, err, Thinking.show, clock=lambda: 0.0)
+    view.update(thinking(text, 5))
+    view.notice("The thought was closed.")
+    view.update(answer("12", 1))
+    view.notice("The answer fills the context.")
+    view.finish()
+    assert said.getvalue() == (
+        "thinking\n7 + 5\nThe thought was closed.\nthought for 0 s · 5 tokens\n\nThe answer fills the context.\n"
+    )
+    # To the character.
+    assert answered.getvalue() == "12\n"
+
+
+def test_in_a_dumb_terminal_a_notice_within_an_answer_is_a_line() -> None:
+    terminal = Terminal(80)
+    dumb = terminal.console(_environ={"TERM": "dumb"}, color_system=None)
+    view = AnswerView(dumb, dumb, Thinking.show, clock=lambda: 0.0)
+    view.update(answer("It is ", 1))
+    view.notice("A note.")
+    view.update(answer("12", 1))
+    view.finish()
+    assert terminal.rows() == ["It is", "A note.", "12"]
+
+
 def test_without_colour_there_is_none() -> None:
     text = shown(SUM, 80, thinking_is=Thinking.show, terminal=True, color=False)
     assert not any(f"\x1b[{code}" in text for code in ("31", "32", "33", "34", "35", "36"))

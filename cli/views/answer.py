@@ -93,10 +93,13 @@ class AnswerView:
     def notice(self, text: str) -> None:
         """Print a sentence that is not part of the answer, above what is unfinished."""
         with self._lock:
-            if self._painter is None:
-                note(self._err, text)
-            else:
+            if self._painter is not None:
                 self._painter.note(Text(visible(text), style="dim"))
+                return
+            if self._thought is not None:
+                self._thought.end_line()
+            self._leave_line()
+            note(self._err, text)
 
     def begin_below(self) -> None:
         """Others wrote to the terminal: what is unfinished is shown again below that, and nothing of theirs is erased."""
@@ -148,9 +151,13 @@ class AnswerView:
         if self._out.is_interactive:
             self._answer_stream().note(call_line(body))
             return
+        self._leave_line()
+        self._err.print(call_line(body))
+
+    def _leave_line(self) -> None:
+        """What is printed to the other stream begins a line where both are on one screen."""
         if self._line_open and self._out.is_terminal:
             self._write("\n")
-        self._err.print(call_line(body))
 
     def _answer_stream(self) -> MarkdownStream | Flow:
         if self._stream is None:

@@ -47,6 +47,7 @@ class ThoughtView:
         self._err, self._clock = err, clock
         self._since = clock()
         self._tokens = self._read_bytes = 0
+        self._line_open = False
         self._flow = Flow() if mode is Thinking.show else None
         self._tail = _Tail(self._heading, keeps_text=mode is Thinking.collapse)
         self._writes = mode is not Thinking.hide and not err.is_interactive
@@ -61,6 +62,7 @@ class ThoughtView:
         """More of the thought; the style tells which step it came with."""
         if self._writes:
             self._err.print(visible(text), style="dim", end="")
+            self._line_open = not text.endswith("\n")
         elif self._flow is not None:
             self._flow.add(visible(text), style if isinstance(style, Style) and style else _DIM)
         else:
@@ -74,6 +76,12 @@ class ThoughtView:
         """So much of the experts has been read for the answer so far."""
         self._read_bytes = nbytes
 
+    def end_line(self) -> None:
+        """What others print next begins a line, where no painter sees to that."""
+        if self._line_open:
+            self._err.print()
+            self._line_open = False
+
     @property
     def painter(self) -> Painter | None:
         """Where there is something to repaint."""
@@ -83,8 +91,7 @@ class ThoughtView:
         """The region is gone, the line is printed, and what comes next starts below it."""
         if self._painter is not None:
             self._painter.close()
-        if self._writes:
-            self._err.print()
+        self.end_line()
         self._err.print(f"thought for {self._length()}\n", style="dim italic")
 
     def _footer(self, width: int) -> Line | None:
