@@ -322,6 +322,20 @@ def test_the_figures_of_an_answer_in_words() -> None:
     assert STATS.cached_tokens == 0
 
 
+def test_one_token_is_not_many_and_a_moment_has_no_digits() -> None:
+    now, terminal = 0.0, Terminal(80)
+    screen = terminal.console()
+    view = AnswerView(screen, screen, Thinking.collapse, clock=lambda: now, beats=False)
+    view.update(thinking("well", 1))
+    now = 0.0001
+    view.update(thinking(" then", 0))
+    assert " thinking 0 s · 1 token\n" in terminal.text()
+    view.finish()
+    assert terminal.text().startswith("thought for 0 s · 1 token\n")
+    one = finished(stats=GenerationStats(60, 0, 1, 130.0, 1.0, 0.0))
+    assert stats_line(one).startswith("1 token · first after")
+
+
 @pytest.mark.parametrize("width", [200, 120, 80, 40, 12, 5])
 def test_the_least_important_figures_give_way_to_a_narrow_terminal(width: int) -> None:
     drafted = MtpStats(26, 52, 47, (0.96, 0.85), 2.57, 1.62)

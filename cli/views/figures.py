@@ -10,7 +10,7 @@ from rich.table import Table
 from cli.totals import Totals
 from cli.views.stats import stats_line
 from cli.views.status import Setting, context_text
-from cli.views.units import percent, rate, size, tokens
+from cli.views.units import percent, rate, size, token_count, tokens
 
 
 def figures(totals: Totals, setting: Setting, used_tokens: int) -> RenderableType:
@@ -28,7 +28,7 @@ def figures(totals: Totals, setting: Setting, used_tokens: int) -> RenderableTyp
 
 def _sums(totals: Totals) -> Iterator[str]:
     yield f"{totals.answers} answer{'s' if totals.answers > 1 else ''}"
-    yield f"{tokens(totals.completion_tokens)} tokens"
+    yield token_count(totals.completion_tokens)
     if totals.decode_tps:
         yield rate(totals.decode_tps)
     yield f"prompts {tokens(totals.prompt_tokens)} ({tokens(totals.cached_tokens)} cached)"

@@ -6,7 +6,7 @@ from rich.console import Console
 
 from cli.terminal import note
 from cli.views.status import Part, Setting, context_text, fitted, model_parts
-from cli.views.units import percent, rate, seconds, size
+from cli.views.units import percent, rate, seconds, size, token_count
 from mlx_qnext.generate.events import ExpertStats, Finished, GenerationStats, MemoryStats, MtpStats
 
 _ENDINGS = {"stop": "", "length": "cut off at the token limit", "cancelled": "stopped"}
@@ -20,7 +20,7 @@ def stats_line(result: Finished, setting: Setting = _UNNAMED, width: int | None 
     Within a width the least important of them are left out.
     """
     stats = result.stats
-    parts = [*model_parts(setting), Part(f"{stats.completion_tokens} tokens")]
+    parts = [*model_parts(setting), Part(token_count(stats.completion_tokens))]
     if stats.decode_tps:
         parts += _speed(stats)
     if stats.mtp is not None and stats.mtp.rounds:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from rich.cells import cell_len, set_cell_size
 
 from cli.terminal import visible
-from cli.views.units import percent, rate, size, tokens
+from cli.views.units import percent, rate, size, token_count, tokens
 from mlx_qnext.generate.events import ExpertStats, PrefillProgress, TokensEmitted
 
 
@@ -83,7 +83,7 @@ class Figures:
         return fitted([*self._parts()], width)
 
     def _parts(self) -> list[Part]:
-        parts = [*model_parts(self._setting), Part(f"{self._tokens} tokens")]
+        parts = [*model_parts(self._setting), Part(token_count(self._tokens))]
         if speed := self._speed():
             parts.append(Part(rate(speed), 1))
         if self._groups and self._tokens > self._groups:

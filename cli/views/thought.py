@@ -14,7 +14,7 @@ from cli.terminal import visible
 from cli.views.flow import Flow
 from cli.views.live import Line, rendered
 from cli.views.painter import Painter
-from cli.views.units import seconds, size
+from cli.views.units import seconds, size, token_count
 
 _TAIL_LINES = 6
 # Heading, the line under the region, and one to spare: a region taller than the screen cannot be erased.
@@ -24,6 +24,8 @@ _BAR = "│ "
 _TAIL_CHARACTERS = 4096
 _SPINNER = "⠋⠙⠹⠸⠼⠴⠦⠧⠇⠏"
 _TURNS_PER_S = 10
+# Digits of less say nothing about a thought.
+_SHORTEST_S = 0.01
 _DIM = Style(dim=True)
 
 
@@ -104,7 +106,8 @@ class ThoughtView:
         return Text(text, style="dim", no_wrap=True, overflow="ellipsis")
 
     def _length(self) -> str:
-        return f"{seconds(self._clock() - self._since)} · {self._tokens} tokens"
+        elapsed_s = self._clock() - self._since
+        return f"{seconds(elapsed_s if elapsed_s >= _SHORTEST_S else 0)} · {token_count(self._tokens)}"
 
 
 def _no_footer(_width: int) -> Line | None:

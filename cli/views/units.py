@@ -34,3 +34,8 @@ def rate(tps: float) -> str:
 def tokens(count: int) -> str:
     """How many tokens, with the thousands apart: 262,144."""
     return f"{count:,}"
+
+
+def token_count(count: int) -> str:
+    """The same, and what is counted: 1 token, 262,144 tokens."""
+    return f"{tokens(count)} token{'' if count == 1 else 's'}"
