@@ -22,7 +22,7 @@ from mlx_qnext.model.attention import Projected
 from mlx_qnext.model.gated_delta_net import RecurrentState
 from mlx_qnext.model.moe import Routed
 from mlx_qnext.model.qwen3_next import Model
-from mlx_qnext.model.stretch import Arrays, Attend, Stretch, Visit, groups
+from mlx_qnext.model.stretch import Arrays, Attend, Stretch, Visit
 
 
 @dataclass
@@ -30,10 +30,11 @@ class BatchSequence:
     """One answer on its way.
 
     Attributes:
-        tokens: what its cache holds; it has none while it is parked.
+        tokens: its prompt and what has been said.
         token: the next one, a scalar that nobody has read yet; `None` before the prompt is read. While it decodes it is in its
             row.
         cached_tokens: of the prompt, how many were not read again.
+        cache: where its states, keys and values go when it leaves; empty while it decodes, `None` before and afterwards.
     """
 
     prepared: Prepared
@@ -56,21 +57,21 @@ class Together:
 
     def __init__(self, model: Model) -> None:
         self.sequences: list[BatchSequence] = []
-        self._model, self._groups = model, groups(model.layers)
+        self._model = model
         self._states: list[RecurrentState] = []
         # Of each row the next token, `[B]`.
         self._tokens = mx.zeros(0, dtype=mx.uint32)
         self._kv = Shelves()
 
     def begin(self, sequence: BatchSequence, cache: HybridCache, hidden: mx.array) -> None:
-        """Decode it from now on, from the last state `[1, 1, hidden]` of what its cache holds."""
+        """Decode it from now on, from the last state `[1, 1, hidden]` of what the cache holds: `sequence.tokens`."""
         if sequence.answer.overthinks:
             hidden = self._close_thought(sequence, cache, unread=[])
         sequence.token = sequence.sampler(self._model.logits(hidden)[0, -1])
         self.join(sequence, cache)
 
     def join(self, sequence: BatchSequence, cache: HybridCache) -> None:
-        """Decode it too, from now on. The cache is its own, and holds `sequence.tokens`."""
+        """Decode it too, from now on. The cache is its own, holds `sequence.tokens`, and is empty afterwards."""
         sequence.cache = cache
         joining = [RecurrentState(*layer.cache) for layer in cache.recurrent]
         for layer in cache.recurrent:
@@ -84,7 +85,7 @@ class Together:
         self.sequences.append(sequence)
 
     def leave(self, sequence: BatchSequence) -> HybridCache:
-        """Decode it no more; returns its cache, which it lets go of."""
+        """Decode it no more; returns its cache, which holds what its row held."""
         at = self.sequences.index(sequence)
         cache = cast(HybridCache, sequence.cache)
         self._kv.remove(at, cache.layers)
@@ -149,7 +150,8 @@ class Together:
         x = self._model.model.embed_tokens(tokens)
         past, after = iter(self._states), list[RecurrentState]()
         answer: Arrays = ()
-        for group in self._groups:
+        # The trunk's own: where experts are given back, it lets go of what is compiled with them.
+        for group in self._model.model.groups:
             for stretch in group.stretches():
                 states = [next(past) for _ in stretch.recurrent]
                 x, asked, states = stretch(x, answer, states, None)

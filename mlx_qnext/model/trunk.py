@@ -16,7 +16,7 @@ from mlx_qnext.model.linear import Embedding
 from mlx_qnext.model.moe import Experts, Routed, SparseMoe
 from mlx_qnext.model.norm import RmsNorm
 from mlx_qnext.model.pooled_experts import PooledExperts
-from mlx_qnext.model.stretch import Arrays, Attend, Stretch, Visit, groups
+from mlx_qnext.model.stretch import Arrays, Attend, Group, Stretch, Visit, groups
 from mlx_qnext.model.verification import Verification
 
 
@@ -30,6 +30,11 @@ class Trunk(nn.Module):
         self.embed_tokens, self.layers, self.norm = embed_tokens, list(layers), norm
         # Not a module attribute: groups are views of the layers above, not parameters of their own.
         self._groups = groups(layers)
+
+    @property
+    def groups(self) -> list[Group]:
+        """What a pass goes through, in order."""
+        return self._groups
 
     def __call__(self, inputs: mx.array, cache: Sequence[Any] | None = None) -> mx.array:
         """Token ids `[B, T]` → hidden states after the final norm `[B, T, hidden]`; the cache advances by T."""
