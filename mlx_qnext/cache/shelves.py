@@ -182,7 +182,9 @@ class Shelves:
         if shelf is None:
             shelf = _Shelf(room, [], {})
             self._shelves.append(shelf)
-        for index, row in layers.items():
+        while layers:
+            # Taken out, so that of a row that moves only one layer is there twice.
+            index, row = layers.popitem()
             added = row.mapped(lambda part: _padded(part, room))
             shelf.layers[index] = _there(shelf.layers[index].above(added) if index in shelf.layers else added)
         shelf.places.append(place)
