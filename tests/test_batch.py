@@ -8,13 +8,17 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+import mlx.core as mx
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tolerances import CONTINUED_TRAINED
 
 import mlx_qnext
 from demo.cases import cases
 from mlx_qnext import Engine
+from mlx_qnext.cache import shelves as shelves_module
 from mlx_qnext.checkpoint import Checkpoint
 from mlx_qnext.config import ModelConfig
 from mlx_qnext.errors import ContextLengthError, TokenizerError, UsageError
@@ -27,6 +31,7 @@ from mlx_qnext.generate.batch_request import BatchRequest, BatchResult
 from mlx_qnext.generate.events import Finished, Notice
 from mlx_qnext.generate.request import GenerationConfig
 from mlx_qnext.generate.timeline import shared_length
+from mlx_qnext.generate.together import BatchSequence, Together
 from mlx_qnext.hub import embedded_model
 from mlx_qnext.model.qwen3_next import Model
 
@@ -97,6 +102,40 @@ def test_answers_decoded_together_are_those_of_each_alone(engine: Engine) -> Non
     requests = sorted(short(4, 6), key=lambda r: engine.tokenizer.prompt(r.messages, None, False).token_ids)
     limits = (4, 2, 5, 3)
     agree(engine, [limited(request, limit) for request, limit in zip(requests, limits, strict=True)], 3)
+
+
+def test_states_of_answers_decoded_together_are_those_of_each_alone(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Tokens hide much: a question's next word is often the same, whatever an earlier word was taken for."""
+    hidden_of = Together._hidden  # pyright: ignore[reportPrivateUsage]
+    passes: list[tuple[list[BatchSequence], list[int], mx.array]] = []
+
+    def hidden(self: Together, tokens: mx.array) -> mx.array:
+        # The token that is run now is told in the same step.
+        lengths = [len(sequence.tokens) + 1 for sequence in self.sequences]
+        passes.append((list(self.sequences), lengths, hidden_of(self, tokens)))
+        return passes[-1][-1]
+
+    monkeypatch.setattr(Together, "_hidden", hidden)
+    # Rows are filled after a few steps: the longest has another row from the beginning, and the others follow it there.
+    monkeypatch.setattr(shelves_module, "SHORTEST_ROW", 4)
+    texts = (
+        "What is 47 + 85, and what is 12 * 3?",
+        "Name a colour, a fruit, and then an animal that you like.",
+        "What is the capital of France? And that of Spain?",
+    )
+    requests = [asked(text, replace(GREEDY, max_tokens=limit)) for text, limit in zip(texts, (3, 6, 9))]
+    lengths = [len(engine.tokenizer.prompt(r.messages, None, False).token_ids) for r in requests]
+    assert lengths == [32, 30, 25]
+    run(engine, requests, 3)
+    assert len(passes) >= 8
+    sequences = passes[0][0]
+    alone = [engine.model.hidden(mx.array([sequence.tokens]))[0] for sequence in sequences]
+    for decoding, lengths, states in passes:
+        expected = [alone[sequences.index(s)][length - 1] for s, length in zip(decoding, lengths)]
+        actual = engine.model.logits(states)[:, -1]
+        CONTINUED_TRAINED.check(np.array(actual), np.array(engine.model.logits(mx.stack(expected))))
 
 
 def limited(request: BatchRequest, limit: int) -> BatchRequest:
@@ -179,7 +218,9 @@ def test_where_memory_runs_short_the_youngest_waits_and_goes_on_later(
     requests = [asked(text, config) for text in ("What is 47 + 85?", "What is 12 * 3?")]
     events = list(run_batch(engine, enumerate(requests), 3))
     answers = {e.number: e.outcome for e in events if isinstance(e, BatchResult)}
-    assert [type(e) for e in events].count(Notice) == 1
+    notices = [e.message for e in events if isinstance(e, Notice)]
+    assert len(notices) == 1
+    assert notices[0].startswith("Memory has room for 1 answer of this length")
     for number, request in enumerate(requests):
         outcome = answers[number]
         assert isinstance(outcome, Finished)
@@ -190,7 +231,12 @@ def test_one_that_memory_never_holds_beside_another_is_answered_alone(
     engine: Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(batch_module.BatchMemory, "of", lambda plan: BatchMemory(0, 1, 1))
-    assert len(run(engine, [asked("What is 6 * 7?", replace(GREEDY, max_tokens=2))] * 2, 2)) == 2
+    requests = [asked("What is 6 * 7?", replace(GREEDY, max_tokens=2))] * 2
+    events = list(run_batch(engine, enumerate(requests), 2))
+    assert sorted(e.number for e in events if isinstance(e, BatchResult)) == [0, 1]
+    assert [e.message[:37] for e in events if isinstance(e, Notice)] == [
+        "Memory has room for 1 answer of this "
+    ]
 
 
 def test_planned_memory_is_shared_by_states_and_by_tokens_in_whole_steps(engine: Engine) -> None:

@@ -115,6 +115,7 @@ class _Batch:
 
     def _go_on(self) -> Iterator[BatchEvent]:
         """A step of all sequences, after which those that there is no room for any more wait."""
+        yield from self._scarcity()
         for sequence in self._together.step():
             yield sequence.prepared.result(self._finished(sequence))
         notice = self._experts.relieve()
@@ -122,19 +123,24 @@ class _Batch:
             yield notice
         while len(self._together.sequences) > 1 and not self._memory.holds(self._longest, self._lengths()):
             self._park()
-        if self._is_scarce and not self._told_of_memory:
-            self._told_of_memory = True
-            yield Notice(
-                f"Memory has room for {len(self._together.sequences)} answers of this length at a time, so others wait: give "
-                "more with --memory, or set aside more with --context."
-            )
 
     def _park(self) -> None:
-        """Let the youngest wait: what it has said is read again with its prompt, once there is room."""
-        youngest = self._together.sequences[-1]
-        self._together.leave(youngest)
-        self._parked.append(youngest)
+        """Let the one that joined last wait: what it has said is read again with its prompt, once there is room."""
+        last = self._together.sequences[-1]
+        self._together.leave(last)
+        self._parked.append(last)
         self._is_scarce = True
+
+    def _scarcity(self) -> Iterator[Notice]:
+        """That memory lets others wait, once it does."""
+        if self._is_scarce and not self._told_of_memory:
+            self._told_of_memory = True
+            count = max(1, len(self._together.sequences))
+            answers = "1 answer" if count == 1 else f"{count} answers"
+            yield Notice(
+                f"Memory has room for {answers} of this length at a time, so others wait: give more with --memory, or set "
+                "aside more with --context."
+            )
 
     def _begin(self, sequence: BatchSequence) -> Generator[BatchEvent, None, None]:
         """Read what the sequence holds, and let it decode beside the others."""
@@ -178,6 +184,7 @@ class _Batch:
 
     def _alone(self, prepared: Prepared) -> Iterator[BatchEvent]:
         """Answer one on the timeline that reads, while no other is there."""
+        yield from self._scarcity()
         engine, answer = self._engine, prepared.answer(self._engine)
         sampler = prepared.sampler(engine)
         yield from self._lasting_notices(prepared.request.config.draft if self._concurrency == 1 else 0)
