@@ -224,6 +224,6 @@ def _is_watched(out: str) -> bool:
 
 def _stopped(count: BatchCount, out: str) -> str:
     said = f"Stopped: {count.done} of {count.total} done"
-    if out == _STREAM:
+    if out == _STREAM or not count.done:
         return f"{said}."
     return f"{said}, and {out} holds them: run the same command with --resume to go on."

@@ -80,7 +80,8 @@ class Printed:
 
 
 class ResultFile:
-    """Records in a file that this program has to itself; what was written a second ago survives a loss of power."""
+    """Records in a file that this program has to itself; a loss of power takes those at most that were written within a second
+    after the last flush."""
 
     def __init__(self, path: Path, descriptor: int, clock: Callable[[], float] = monotonic) -> None:
         self._path, self._descriptor, self._clock = path, descriptor, clock

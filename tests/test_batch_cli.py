@@ -211,6 +211,19 @@ class TestProtocol:
         assert "1 of 2 done" in (said := capfd.readouterr().err)
         assert "--resume" in said
 
+    def test_an_interrupt_before_anything_is_finished_promises_no_file(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+    ) -> None:
+        def interrupted(*_: Any) -> None:
+            raise KeyboardInterrupt
+
+        monkeypatch.setattr(command, "load_engine", interrupted)
+        source, out = tmp_path / "in.txt", tmp_path / "out.jsonl"
+        source.write_text("One\n")
+        assert run(monkeypatch, str(source), "--out", str(out)) == 130
+        assert not out.exists()
+        assert "--resume" not in capfd.readouterr().err
+
     def test_where_nothing_was_written_there_is_no_file(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
