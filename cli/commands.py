@@ -270,8 +270,8 @@ _ALL = (
         "[PATH]",
         "path",
         "put a text file into the next question",
-        "It has to be UTF-8 and to fit what is left of the context. Several are possible, one after the other. Alone it lists "
-        f"what is attached; /file {_NONE} drops that.",
+        "It has to be UTF-8 and to fit what is left of the context. Several are possible, one after the other; one that "
+        f"is named again is read again. Alone it lists what is attached; /file {_NONE} drops that.",
         _file,
         (_NONE,),
     ),

@@ -15,7 +15,8 @@ def record(result: Finished, model: str) -> str:
     `mtp` says what drafting came to, and is null where nothing could draft; its `speedup_estimate` compares with a few plain
     steps of the same answer. `experts` is null where all were loaded before the first request, `memory` where nothing was
     planned. `thought_end` is `closed` where the model ended its thought, `budget` where that was used up, `unclosed` where
-    the answer ended within it, and null where there was none.
+    the answer ended within it, and null where there was none. A tool call that the model makes although none was offered is in
+    `text`, as it was written.
     """
     stats = result.stats
     facts = {
