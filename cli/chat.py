@@ -20,7 +20,6 @@ from cli.piped import piped_lines
 from cli.settings import Settings
 from cli.shell_completion import QuicklyCompleted, complete_session
 from cli.swapping import StoppedError
-from cli.talk import Talk
 from cli.views.thought import Thinking
 from mlx_qnext.errors import (
     INTERRUPTED_EXIT_CODE,
@@ -38,6 +37,7 @@ from mlx_qnext.errors import (
 )
 
 if TYPE_CHECKING:
+    from cli.talk import Talk
     from mlx_qnext.sessions.library import SessionLibrary
 
 # After these the next question may be answered: there is a model as before, and a disk that went away may be back.
@@ -139,6 +139,8 @@ def chat(
         kv_bits=kv_bits,
         when_full=when_full,
     )
+    # Imported once there is something to talk about: a shell completes without it.
+    from cli.talk import Talk
     from mlx_qnext.sessions.library import SessionLibrary
 
     library = SessionLibrary()

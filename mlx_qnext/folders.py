@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from platformdirs import PlatformDirs
+if TYPE_CHECKING:
+    from platformdirs import PlatformDirs
 
 
 def cache_folder() -> Path:
@@ -45,6 +47,9 @@ def history_file() -> Path:
 
 
 def _platform() -> PlatformDirs:
+    # Imported when it is asked: a shell completes most words without it.
+    from platformdirs import PlatformDirs
+
     return PlatformDirs("qnext", appauthor=False)
 
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
+import platformdirs
 import pytest
 from platformdirs import macos, unix
 
-from mlx_qnext import folders
 from mlx_qnext.folders import cache_folder, config_file, history_file, sessions_folder
 
 KINDS = [
@@ -40,7 +40,7 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         monkeypatch.setenv(name, "")
     for name in ("XDG_CACHE_HOME", "XDG_DATA_HOME", "XDG_CONFIG_HOME", "XDG_STATE_HOME"):
         monkeypatch.delenv(name, raising=False)
-    monkeypatch.setattr(folders, "PlatformDirs", unix.Unix)
+    monkeypatch.setattr(platformdirs, "PlatformDirs", unix.Unix)
     return tmp_path
 
 
@@ -56,7 +56,7 @@ class TestFolder:
     def test_a_mac_keeps_it_in_its_library(
         self, folder: Folder, own: str, xdg: str, home: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(folders, "PlatformDirs", macos.MacOS)
+        monkeypatch.setattr(platformdirs, "PlatformDirs", macos.MacOS)
         assert folder() == home / "Library" / BELOW_LIBRARY[folder]
 
     @pytest.mark.parametrize("value", ["", "relative/path"])

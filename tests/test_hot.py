@@ -14,7 +14,6 @@ from hypothesis import strategies as st
 from platformdirs import PlatformDirs
 from spoiling import describe, overwrite, retensor
 
-from mlx_qnext import folders
 from mlx_qnext.checkpoint import Checkpoint
 from mlx_qnext.errors import CheckpointError
 from mlx_qnext.experts.hot import hot_key, load_hot, save_hot
@@ -135,7 +134,7 @@ class TestBadInput:
     def test_a_user_without_a_home_has_no_cache(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.delenv("QNEXT_CACHE")
         monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
-        monkeypatch.setattr(folders, "PlatformDirs", homeless)
+        monkeypatch.setattr("platformdirs.PlatformDirs", homeless)
         assert load_hot(KEY) == {}
         assert not save_hot(KEY, EXPERTS)
 

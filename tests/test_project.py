@@ -28,13 +28,15 @@ HEAVY = [
     "rich",
     "prompt_toolkit",
 ]
+# What a command that runs needs, and neither a key pressed in a shell nor the program's version.
+USED_LATER = ["mlx", "numpy", "tokenizers", "pydantic", "rich.progress", "platformdirs", "cli.talk"]
 ONE_MACHINES_FOLDER = re.compile(r"/(?:home|Users|root|work)/\w+")
 
 
-def run(code: str) -> str:
+def run(code: str, **variables: str) -> str:
     """What a fresh interpreter prints."""
-    command = [sys.executable, "-c", code]
-    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    command, env = [sys.executable, "-c", code], {**os.environ, **variables}
+    return subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, check=True).stdout
 
 
 def loaded_after(statement: str) -> list[str]:
@@ -99,6 +101,30 @@ class TestImports:
 
     def test_the_command_line_loads_neither_mlx_nor_a_tokenizer(self) -> None:
         assert set(loaded_after("import cli.main")) <= {"typer", "rich"}
+
+    @pytest.mark.parametrize(
+        ("variables", "said"),
+        [
+            ({}, "qnext "),
+            (
+                {"_QNEXT_COMPLETE": "complete_bash", "COMP_WORDS": "qnext chat --mo", "COMP_CWORD": "2"},
+                "--model",
+            ),
+        ],
+        ids=["version", "completion"],
+    )
+    def test_a_start_does_not_wait_for_what_it_does_not_use(
+        self, variables: dict[str, str], said: str
+    ) -> None:
+        printed = run(
+            "import sys\n"
+            "from cli.main import main\n"
+            "sys.argv = ['qnext', '--version']\n"
+            f"try:\n    main()\nfinally:\n    print('loaded:', *{set(USED_LATER)} & set(sys.modules))",
+            **variables,
+        )
+        assert printed.startswith(said)
+        assert printed.splitlines()[-1].split() == ["loaded:"]
 
     def test_the_engine_loads_neither_transformers_nor_a_terminal(self) -> None:
         assert set(loaded_after("import mlx_qnext.generate.engine")) <= {"mlx", "tokenizers", "jinja2"}

@@ -7,9 +7,6 @@ from dataclasses import dataclass
 from time import monotonic
 
 from rich.console import Console
-from rich.progress import BarColumn, TextColumn, TimeElapsedColumn
-from rich.progress import Progress as RichProgress
-from rich.table import Column
 
 from cli.views.progress import TransientBar, tenths
 from cli.views.units import percent, rate, seconds
@@ -138,6 +135,11 @@ class BatchView(TransientBar):
     def _draw(self, count: BatchCount) -> None:
         brief = self._console.width < _BAR_FROM_COLUMNS
         if self._bar is None:
+            # Imported for a bar alone: a shell completes without it.
+            from rich.progress import BarColumn, TextColumn, TimeElapsedColumn
+            from rich.progress import Progress as RichProgress
+            from rich.table import Column
+
             figures = TextColumn("{task.description}", table_column=Column(no_wrap=True))
             # Answers may take minutes: the clock shows that it goes on.
             columns = (BarColumn(), TimeElapsedColumn(), figures)

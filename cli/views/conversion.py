@@ -8,8 +8,6 @@ from time import monotonic
 from typing import TYPE_CHECKING
 
 from rich.console import Console, Group, RenderableType
-from rich.progress import BarColumn, DownloadColumn, TextColumn, TimeRemainingColumn, TransferSpeedColumn
-from rich.progress import Progress as RichProgress
 from rich.table import Column, Table
 from rich.text import Text
 
@@ -109,6 +107,16 @@ class ConversionView(TransientBar):
 
     def _draw(self, step: Step) -> None:
         if self._bar is None:
+            # Imported for a bar alone: a shell completes without it.
+            from rich.progress import (
+                BarColumn,
+                DownloadColumn,
+                TextColumn,
+                TimeRemainingColumn,
+                TransferSpeedColumn,
+            )
+            from rich.progress import Progress as RichProgress
+
             whole = Column(no_wrap=True)
             self._bar = RichProgress(
                 BarColumn(),

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from time import monotonic
 from types import TracebackType
-from typing import Literal, Self
+from typing import TYPE_CHECKING, Literal, Self
 
 from rich.console import Console
-from rich.progress import BarColumn, DownloadColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
-from rich.progress import Progress as RichProgress
-from rich.table import Column
+
+if TYPE_CHECKING:
+    from rich.progress import Progress as RichProgress
 
 # Shorter work shows nothing: a bar that flashes by tells nobody anything.
 _SHOW_AFTER_S = 1.0
@@ -74,6 +74,17 @@ class Progress(TransientBar):
 
     def _draw(self, done: int, total: int) -> None:
         if self._bar is None:
+            # Imported for a bar alone: a shell completes without it.
+            from rich.progress import (
+                BarColumn,
+                DownloadColumn,
+                MofNCompleteColumn,
+                TextColumn,
+                TimeRemainingColumn,
+            )
+            from rich.progress import Progress as RichProgress
+            from rich.table import Column
+
             # Where the terminal is narrow, the bar gives way and the numbers stay whole.
             whole = Column(no_wrap=True)
             amount = DownloadColumn if self._unit == "bytes" else MofNCompleteColumn
