@@ -104,8 +104,9 @@ def test_answers_decoded_together_are_those_of_each_alone(engine: Engine) -> Non
     agree(engine, [limited(request, limit) for request, limit in zip(requests, limits, strict=True)], 3)
 
 
+@pytest.mark.parametrize(("room", "waits"), [(1000, False), (170, True)])
 def test_states_of_answers_decoded_together_are_those_of_each_alone(
-    engine: Engine, monkeypatch: pytest.MonkeyPatch
+    engine: Engine, monkeypatch: pytest.MonkeyPatch, room: int, waits: bool
 ) -> None:
     """Tokens hide much: a question's next word is often the same, whatever an earlier word was taken for."""
     hidden_of = Together._hidden  # pyright: ignore[reportPrivateUsage]
@@ -118,6 +119,7 @@ def test_states_of_answers_decoded_together_are_those_of_each_alone(
         return passes[-1][-1]
 
     monkeypatch.setattr(Together, "_hidden", hidden)
+    monkeypatch.setattr(batch_module.BatchMemory, "of", lambda plan: BatchMemory(room, 1, 1))
     # Rows are filled after a few steps: the longest has another row from the beginning, and the others follow it there.
     monkeypatch.setattr(shelves_module, "SHORTEST_ROW", 4)
     texts = (
@@ -128,9 +130,10 @@ def test_states_of_answers_decoded_together_are_those_of_each_alone(
     requests = [asked(text, replace(GREEDY, max_tokens=limit)) for text, limit in zip(texts, (3, 6, 9))]
     lengths = [len(engine.tokenizer.prompt(r.messages, None, False).token_ids) for r in requests]
     assert lengths == [32, 30, 25]
-    run(engine, requests, 3)
-    assert len(passes) >= 8
+    events = list(run_batch(engine, enumerate(requests), 3))
+    assert any(isinstance(event, Notice) for event in events) == waits
     sequences = passes[0][0]
+    assert len(sequences) == 3
     alone = [engine.model.hidden(mx.array([sequence.tokens]))[0] for sequence in sequences]
     for decoding, lengths, states in passes:
         expected = [alone[sequences.index(s)][length - 1] for s, length in zip(decoding, lengths)]
@@ -206,7 +209,7 @@ def test_a_request_that_cannot_be_asked_fails_alone(engine: Engine) -> None:
     assert [type(outcomes[n]) for n in range(4)] == kinds
 
 
-def test_where_memory_runs_short_the_youngest_waits_and_goes_on_later(
+def test_where_memory_runs_short_the_last_waits_and_goes_on_later(
     engine: Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     class Scarce(BatchMemory):
