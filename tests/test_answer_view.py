@@ -313,6 +313,30 @@ def test_a_tool_call_is_one_line_and_never_raw(body: str, line: str) -> None:
     assert (out.file.getvalue(), err.file.getvalue()) == ("", f"{line}\n")  # pyright: ignore[reportAttributeAccessIssue]
 
 
+CALL = '<tool_call>\n{"name": "add", "arguments": {"a": 1}}\n</tool_call>'
+
+
+@pytest.mark.parametrize("sizes", [(1,), (7, 3, 11), (1000,)])
+@pytest.mark.parametrize(
+    ("text", "rows"),
+    [
+        (f"Let me see.\n{CALL}\nIt is 2.", ["Let me see.", "", "→ add(a=1)", "", "It is 2."]),
+        (CALL[:40], ["→ a tool call that cannot be read"]),
+        ("<tool_call> and </tool_call> enclose one.", ["<tool_call> and </tool_call> enclose one."]),
+        (f"As in {CALL[:20]}", ["As in <tool_call>", '{"name":']),
+        (f"```\n{CALL}\n```", ["──", *CALL.split("\n"), "──"]),
+        ("<tool", ["<tool"]),
+    ],
+)
+def test_a_call_that_no_tools_were_offered_for_is_one_line_unless_it_is_quoted(
+    text: str, rows: list[str], sizes: tuple[int, ...]
+) -> None:
+    terminal = Terminal(80)
+    for _ in streamed(groups(text, sizes), terminal):
+        pass
+    assert [row.strip() for row in terminal.rows()] == rows
+
+
 @pytest.mark.parametrize(("color", "shades"), [(True, ["30;46", "30;42"]), (False, ["4", "7"])])
 def test_tokens_that_one_step_gave_are_shaded_together(color: bool, shades: list[str]) -> None:
     terminal = Terminal(80)

@@ -18,7 +18,7 @@ from cli.views.painter import Painter, Pulse
 from cli.views.shading import Shading
 from cli.views.status import Figures, Setting
 from cli.views.thought import Thinking, ThoughtView
-from cli.views.tool_calls import call_line
+from cli.views.tool_calls import UnofferedCalls, call_line
 from mlx_qnext.generate.events import ExpertStats, PrefillProgress, TokensEmitted
 from mlx_qnext.transcript import Segment
 
@@ -61,6 +61,7 @@ class AnswerView:
         self._pulse: Pulse | None = None
         self._lock = RLock()
         self._thought: ThoughtView | None = None
+        self._calls = UnofferedCalls()
         self._stream: MarkdownStream | Flow | None = None
         self._painter: Painter | None = None
         self._line_open = False
@@ -112,6 +113,8 @@ class AnswerView:
         try:
             with self._lock:
                 self._end_thought()
+                for held in self._calls.flush():
+                    self._answer(held, Style())
                 self._end_answer()
         finally:
             if self._pulse is not None:
@@ -131,6 +134,14 @@ class AnswerView:
             self._think(segment.text, style)
             return
         self._end_thought()
+        if segment.kind == "answer" and self._out.is_terminal:
+            found = self._calls.push(segment.text)
+        else:
+            found = [*self._calls.flush(), segment]
+        for each in found:
+            self._answer(each, style)
+
+    def _answer(self, segment: Segment, style: Style) -> None:
         if segment.kind == "tool_call":
             self._call(segment.text)
         elif not self._out.is_interactive:
