@@ -16,7 +16,7 @@ from cli.batch_output import Printed, Results, check_same_batch, result_file
 from cli.batch_record import answer_record, error_record
 from cli.loading import EMBEDDED, load_engine
 from cli.views.batch import BatchCount, BatchView
-from mlx_qnext.errors import INTERRUPTED_EXIT_CODE, QnextError, UsageError
+from mlx_qnext.errors import INTERRUPTED_EXIT_CODE, OutputError, QnextError, UsageError
 from mlx_qnext.generate.batch_request import BatchRequest, BatchResult
 
 if TYPE_CHECKING:
@@ -112,6 +112,13 @@ def batch(
         except KeyboardInterrupt:
             terminal.note(err, _stopped(job.count, out))
             raise typer.Exit(INTERRUPTED_EXIT_CODE) from None
+        except OutputError:
+            # It says itself how to go on.
+            raise
+        except QnextError:
+            if job.count.done:
+                terminal.note(err, _stopped(job.count, out))
+            raise
     terminal.note(err, view.outcome(job.count))
     if job.count.noticed:
         terminal.note(err, _noticed(job.count.noticed))

@@ -28,7 +28,7 @@ from cli.batch_input import Entry, entries
 from cli.batch_output import FLUSH_EVERY_S, ResultFile, result_file
 from cli.main import main
 from cli.views.batch import BatchCount, BatchView
-from mlx_qnext.errors import OutputError, UsageError
+from mlx_qnext.errors import CheckpointError, OutputError, UsageError
 from mlx_qnext.generate.batch_request import BatchRequest, BatchResult
 from mlx_qnext.generate.request import GenerationConfig
 
@@ -196,17 +196,26 @@ class TestProtocol:
         assert out.read_bytes() == before
         assert len(records(out)) == 3
 
-    def test_an_interrupt_keeps_what_is_finished_and_says_how_to_go_on(
-        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+    @pytest.mark.parametrize(
+        ("end", "code"),
+        [(KeyboardInterrupt(), 130), (CheckpointError("An expert is gone."), CheckpointError.exit_code)],
+    )
+    def test_whatever_ends_it_what_is_finished_is_kept_and_how_to_go_on_is_said(
+        self,
+        end: BaseException,
+        code: int,
+        tmp_path: Path,
+        monkeypatch: pytest.MonkeyPatch,
+        capfd: pytest.CaptureFixture[str],
     ) -> None:
         def interrupted(*arguments: Any) -> Iterator[BatchResult]:
             yield BatchResult(1, finished("second"))
-            raise KeyboardInterrupt
+            raise end
 
         monkeypatch.setattr("mlx_qnext.generate.batch.run_batch", interrupted)
         source, out = tmp_path / "in.txt", tmp_path / "out.jsonl"
         source.write_text("One\nTwo\n")
-        assert run(monkeypatch, str(source), "--out", str(out)) == 130
+        assert run(monkeypatch, str(source), "--out", str(out)) == code
         assert [r["id"] for r in records(out)] == [2]
         assert "1 of 2 done" in (said := capfd.readouterr().err)
         assert "--resume" in said
