@@ -8,6 +8,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from typer.core import TyperCommand
 
 from cli import options, terminal
 from cli.conversation import Conversation
@@ -18,7 +19,7 @@ from cli.keyboard import typed_turns
 from cli.loading import EMBEDDED, load_engine
 from cli.piped import piped_lines
 from cli.settings import Settings
-from cli.shell_completion import QuicklyCompleted, complete_session
+from cli.shell_completion import complete_session
 from cli.swapping import StoppedError
 from cli.views.thought import Thinking
 from mlx_qnext.errors import (
@@ -57,7 +58,7 @@ _PASSING: tuple[type[QnextError], ...] = (
 _RESUME = "--resume"
 
 
-class ResumeMayStandAlone(QuicklyCompleted):
+class ResumeMayStandAlone(TyperCommand):
     """Takes `--resume` without a name for the conversation saved last."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:

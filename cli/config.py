@@ -11,11 +11,11 @@ import typer
 from cli import terminal
 from cli.config_file import ConfigFile, config_path, write_setting
 from cli.config_settings import UNSET, VARIABLES, Value, find, settings, text_of
-from cli.shell_completion import QuicklyCompleted, QuicklyCompletedGroup, complete_key, complete_value
+from cli.shell_completion import complete_key, complete_value
 from cli.views.config import SettingRow, setting_table
 from mlx_qnext.errors import UsageError
 
-config = typer.Typer(cls=QuicklyCompletedGroup, rich_markup_mode=None)
+config = typer.Typer(rich_markup_mode=None)
 
 _Key = Annotated[
     str, typer.Argument(metavar="NAME", help="An option, without its dashes.", autocompletion=complete_key)
@@ -34,7 +34,7 @@ def list_(call: typer.Context) -> None:
             raise UsageError("\n".join(file.problems))
 
 
-@config.command(cls=QuicklyCompleted)
+@config.command()
 def get(key: _Key) -> None:
     """Print what holds for an option; nothing where that is up to the model."""
     find(key)
@@ -43,7 +43,7 @@ def get(key: _Key) -> None:
 
 
 # Numbers may be negative, and a text may begin with a dash.
-@config.command("set", cls=QuicklyCompleted, context_settings={"ignore_unknown_options": True})
+@config.command("set", context_settings={"ignore_unknown_options": True})
 def set_(
     key: _Key,
     words: Annotated[
@@ -61,7 +61,7 @@ def set_(
     terminal.note(terminal.err(), f"{key} is {text_of(value)} in {config_path()}.{_overruled(key)}")
 
 
-@config.command(cls=QuicklyCompleted)
+@config.command()
 def unset(key: _Key) -> None:
     """Take a default out of the file."""
     # A key that is no setting, from another version, can be taken out too.

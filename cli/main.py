@@ -6,14 +6,9 @@ import errno
 import os
 import sys
 import traceback
-from typing import Annotated, Any, NoReturn, cast
+from typing import Annotated, NoReturn
 
 import typer
-from typer.completion import (
-    completion_init,  # pyright: ignore[reportPrivateImportUsage]
-    install_callback,
-    show_callback,
-)
 
 from cli.batch import batch
 from cli.chat import ResumeMayStandAlone, chat
@@ -24,7 +19,6 @@ from cli.inspect import inspect
 from cli.models import models
 from cli.quantize import quantize
 from cli.sessions import sessions
-from cli.shell_completion import QuicklyCompleted, QuicklyCompletedGroup
 from cli.terminal import occupy_closed_stdin, replace_what_cannot_be_encoded
 from mlx_qnext.errors import OutputError, QnextError
 
@@ -32,25 +26,20 @@ DEBUG_VARIABLE = "QNEXT_DEBUG"
 
 app = typer.Typer(
     name="qnext",
-    cls=QuicklyCompletedGroup,
     help="Run Qwen3-Next-80B-A3B on a Mac.",
     no_args_is_help=True,
-    # Its options are below: Typer's own are converted, which takes longer than a completion may.
-    add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.command(cls=ResumeMayStandAlone)(chat)
-app.command(cls=QuicklyCompleted)(generate)
-app.command(cls=QuicklyCompleted)(batch)
-app.command(cls=QuicklyCompleted)(inspect)
-app.command(cls=QuicklyCompleted)(models)
-app.command(cls=QuicklyCompleted)(quantize)
+app.command()(generate)
+app.command()(batch)
+app.command()(inspect)
+app.command()(models)
+app.command()(quantize)
 app.add_typer(sessions, name="sessions")
 app.add_typer(config, name="config")
-
-completion_init()
 
 _CONFIGURED = ("chat", "generate", "batch", "inspect")
 
@@ -61,18 +50,7 @@ def _root(
     show_version: Annotated[
         bool, typer.Option("--version", help="Show this version and those of MLX and mlx-lm, and exit.")
     ] = False,
-    install_completion: Annotated[
-        bool, typer.Option("--install-completion", help="Install completion for the current shell, and exit.")
-    ] = False,
-    show_completion: Annotated[
-        bool, typer.Option("--show-completion", help="Show what that would install, and exit.")
-    ] = False,
 ) -> None:
-    # Both end the program, and neither looks at the parameter.
-    if install_completion:
-        install_callback(call, cast("Any", None), True)
-    if show_completion:
-        show_callback(call, cast("Any", None), True)
     if show_version:
         typer.echo(_versions())
         raise typer.Exit

@@ -9,14 +9,14 @@ import typer
 
 from cli import terminal
 from cli.saved import facts_of
-from cli.shell_completion import QuicklyCompleted, QuicklyCompletedGroup, complete_session
+from cli.shell_completion import complete_session
 from cli.views.sessions import SessionList, transcript
 from mlx_qnext.errors import UsageError
 
 if TYPE_CHECKING:
     from mlx_qnext.sessions.library import SessionLibrary
 
-sessions = typer.Typer(cls=QuicklyCompletedGroup, rich_markup_mode=None)
+sessions = typer.Typer(rich_markup_mode=None)
 
 
 @sessions.callback(invoke_without_command=True)
@@ -35,7 +35,7 @@ def list_(
         terminal.out().print(SessionList(found), soft_wrap=False)
 
 
-@sessions.command(cls=QuicklyCompleted)
+@sessions.command()
 def show(
     name: Annotated[str, typer.Argument(help="A saved conversation.", autocompletion=complete_session)],
     thinking: Annotated[bool, typer.Option("--thinking", help="The thoughts too.")] = False,
@@ -46,7 +46,7 @@ def show(
     typer.echo(terminal.visible(text) if out.is_terminal else text, nl=False)
 
 
-@sessions.command(cls=QuicklyCompleted)
+@sessions.command()
 def delete(
     names: Annotated[
         list[str],

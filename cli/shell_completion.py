@@ -3,52 +3,13 @@
 from __future__ import annotations
 
 import os
-from typing import Any
 
 import typer
-from typer.core import TyperCommand, TyperGroup
 
 from mlx_qnext.errors import QnextError
 
 _BASH = "complete_bash"
 _VARIABLE = "_QNEXT_COMPLETE"
-
-
-class QuicklyCompleted(TyperCommand):
-    """A command that is not run to complete it: the values of its options stay words.
-
-    Converting them, which nobody looks at then, takes Typer longer than all the rest.
-    """
-
-    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        """The arguments that are left."""
-        if not ctx.resilient_parsing:
-            return super().parse_args(ctx, args)
-        words, left, _ = self.make_parser(ctx).parse_args(args=list(args))
-        ctx.params = {name: value for name, value in words.items() if value is not None}
-        # Typer keeps the names of sources to itself; this one is on the way to every command.
-        sources = type(ctx.find_root().get_parameter_source("show_version"))
-        for name in ctx.params:
-            ctx.set_parameter_source(name, sources.COMMANDLINE)
-        ctx.args = left
-        return left
-
-
-class QuicklyCompletedGroup(TyperGroup):
-    """Commands, to which the same applies; the value of `--help` is the one that would be converted."""
-
-    _is_parsing = False
-
-    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        """The arguments that are left."""
-        self._is_parsing = ctx.resilient_parsing
-        left = super().parse_args(ctx, args)
-        self._is_parsing = False
-        return left
-
-    def get_help_option(self, ctx: Any) -> Any:
-        """`None` while arguments are read to complete another one."""
-        return None if self._is_parsing else super().get_help_option(ctx)
 
 
 def complete_model(incomplete: str) -> list[tuple[str, str]]:

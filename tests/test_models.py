@@ -241,6 +241,8 @@ class TestCompletion:
             ("qnext generate --he", ["--help"]),
             ("qnext generate hello --no-t", ["--no-think"]),
             ("qnext generate --model ./nowhere", []),
+            ("qnext chat --temp x --model thinking-4", ["thinking-4bit"]),
+            ("qnext generate --top-p ", []),
         ],
     )
     def test_bash_is_offered_what_can_follow(self, words: str, expected: list[str], offered: Offered) -> None:
