@@ -117,9 +117,11 @@ def end_early(_: Path, patched: pytest.MonkeyPatch) -> None:
 
 
 def become_another(folder: Path, patched: pytest.MonkeyPatch) -> None:
-    patched.setattr(os, "preadv", failing_on(numbers_of(weights(folder))))
+    held = numbers_of(weights(folder))
     shutil.copy(weights(folder), folder / "other")
     (folder / "other").replace(weights(folder))
+    # At last: a read that fails while the old file is there would open that one anew.
+    patched.setattr(os, "preadv", failing_on(held))
 
 
 WHILE_RUNNING: dict[str, tuple[Happens, str]] = {
