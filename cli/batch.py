@@ -15,6 +15,7 @@ from cli.batch_input import Entry, entries
 from cli.batch_output import Printed, Results, check_same_batch, result_file
 from cli.batch_record import answer_record, error_record
 from cli.loading import EMBEDDED, load_engine
+from cli.settings import Settings
 from cli.views.batch import BatchCount, BatchView
 from mlx_qnext.errors import INTERRUPTED_EXIT_CODE, OutputError, QnextError, UsageError
 from mlx_qnext.generate.batch_request import BatchRequest, BatchResult
@@ -71,25 +72,25 @@ def batch(
 
     Results are JSON lines in the order in which they finish. A line that cannot be answered gets an error in its place.
     Stopped at any moment, the same command with --resume goes on."""
-    sampling: options.Sampling = {
-        "temperature": temp,
-        "top_p": top_p,
-        "top_k": top_k,
-        "min_p": min_p,
-        "repetition_penalty": repetition_penalty,
-        "presence_penalty": presence_penalty,
-        "seed": seed,
-    }
-    room = options.room(memory, context, kv_bits)
-    config = options.request(
-        sampling,
-        max_tokens=max_tokens,
-        stop=stop,
+    settings = Settings(
+        model=model,
         no_think=no_think,
         think_budget=think_budget,
+        temp=temp,
+        top_p=top_p,
+        top_k=top_k,
+        min_p=min_p,
+        repetition_penalty=repetition_penalty,
+        presence_penalty=presence_penalty,
+        seed=seed,
+        max_tokens=max_tokens,
+        stop=tuple(stop or ()),
         draft=draft,
+        context=context,
+        kv_bits=kv_bits,
         when_full=when_full,
     )
+    room, config = settings.room(memory), settings.request()
     if concurrency < 1:
         raise UsageError(f"--concurrency is {concurrency}, expected at least 1.")
     err = terminal.err()

@@ -15,6 +15,7 @@ from cli.asked import Asked
 from cli.loading import EMBEDDED, load_engine
 from cli.output_file import check_output, write_output
 from cli.record import record
+from cli.settings import Settings
 from cli.views.answer import AnswerView
 from cli.views.stats import print_stats
 from cli.views.status import Setting
@@ -70,25 +71,25 @@ def generate(
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object instead.")] = False,
 ) -> None:
     """Answer one prompt. The answer goes to stdout, the thought and the figures to stderr."""
-    sampling: options.Sampling = {
-        "temperature": temp,
-        "top_p": top_p,
-        "top_k": top_k,
-        "min_p": min_p,
-        "repetition_penalty": repetition_penalty,
-        "presence_penalty": presence_penalty,
-        "seed": seed,
-    }
-    room = options.room(memory, context, kv_bits)
-    config = options.request(
-        sampling,
-        max_tokens=max_tokens,
-        stop=stop,
+    settings = Settings(
+        model=model,
         no_think=no_think,
         think_budget=think_budget,
+        temp=temp,
+        top_p=top_p,
+        top_k=top_k,
+        min_p=min_p,
+        repetition_penalty=repetition_penalty,
+        presence_penalty=presence_penalty,
+        seed=seed,
+        max_tokens=max_tokens,
+        stop=tuple(stop or ()),
         draft=draft,
+        context=context,
+        kv_bits=kv_bits,
         when_full=when_full,
     )
+    room, config = settings.room(memory), settings.request()
     asked = Asked.read(prompt, files or ())
     if output == _STDOUT:
         output = None

@@ -1,4 +1,4 @@
-"""What a conversation is held with: the options of `qnext chat` that are kept with it."""
+"""What answers are asked with: the options that every command which answers has, and that are kept with a conversation."""
 
 from __future__ import annotations
 
