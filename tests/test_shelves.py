@@ -30,12 +30,7 @@ class Beside:
         self._draws = iter(mx.random.split(mx.random.key(seed), 5000))
 
     def add(self, tokens: int) -> None:
-        layers: list[Any] = [
-            ArraysCache(size=2),
-            kv_cache(self._bits),
-            ArraysCache(size=2),
-            kv_cache(self._bits),
-        ]
+        layers = self._layers()
         self.alone.append({index: kv_cache(self._bits) for index in LAYERS})
         for index in LAYERS:
             k, v = self._entries(1, tokens)
@@ -44,12 +39,7 @@ class Beside:
         self.shelves.add(layers)
 
     def remove(self, number: int) -> None:
-        layers: list[Any] = [
-            ArraysCache(size=2),
-            kv_cache(self._bits),
-            ArraysCache(size=2),
-            kv_cache(self._bits),
-        ]
+        layers = self._layers()
         self.shelves.remove(number, layers)
         own = self.alone.pop(number)
         for index in LAYERS:
@@ -79,6 +69,10 @@ class Beside:
                 held = caches[index].update_and_fetch(k[own], v[own])
                 expected = attention(q[own], *held, None, caches[index])
                 CONTINUED.check(np.array(actual[own]), np.array(expected))
+
+    def _layers(self) -> list[Any]:
+        """Those of an empty sequence."""
+        return [layer for _ in LAYERS for layer in (ArraysCache(size=2), kv_cache(self._bits))]
 
     def _entries(self, batch: int, tokens: int) -> tuple[mx.array, mx.array]:
         k, v = (self._draw(batch, KEY_HEADS, tokens, D) for _ in range(2))

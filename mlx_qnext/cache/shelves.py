@@ -31,13 +31,14 @@ class Rows:
     Attributes:
         keys, values: `[B, Hk, room, …]`; quantised ones are packed integers, scales and biases.
         group_size, bits: how entries are quantised; `None` where they are plain.
-        offset: where the next entry of each goes, `[B]`. longest: how many entries the longest has then.
+        offset: where the next entry of each goes, `[B]`. longest: how many entries the longest has then. each: the numbers of
+            all rows, `[B]`.
     """
 
     def __init__(self, keys: Parts, values: Parts, group_size: int | None, bits: int | None) -> None:
         self.keys, self.values = keys, values
         self.group_size, self.bits = group_size, bits
-        self.offset = mx.zeros(len(keys[0]), dtype=mx.int32)
+        self.offset = self.each = mx.zeros(len(keys[0]), dtype=mx.int32)
         self.longest = 0
 
     @classmethod
@@ -76,11 +77,10 @@ class Rows:
         cache.offset = self.keys[0].shape[2]
 
     def _appended(self, held: Parts, entries: mx.array) -> Any:
-        rows = mx.arange(len(held[0]))
         packed = self.bits is not None
         stored = mx.quantize(entries, group_size=self.group_size, bits=self.bits) if packed else (entries,)
         for part, entry in zip(held, stored, strict=True):
-            part[rows, :, self.offset] = entry[:, :, 0]
+            part[self.each, :, self.offset] = entry[:, :, 0]
         read = tuple(part[:, :, : self.longest] for part in held)
         return read if packed else read[0]
 
@@ -165,9 +165,9 @@ class Shelves:
     def _prepare(self, shelf: _Shelf) -> list[int]:
         """The numbers of the shelf's sequences, each of which is an entry longer from now on."""
         lengths = [place.length for place in shelf.places]
-        offset, longest = mx.array(lengths), max(lengths) + 1
+        offset, longest, each = mx.array(lengths), max(lengths) + 1, mx.arange(len(lengths))
         for rows in shelf.layers.values():
-            rows.offset, rows.longest = offset, longest
+            rows.offset, rows.longest, rows.each = offset, longest, each
         for place in shelf.places:
             place.length += 1
         even = min(lengths) == max(lengths)
